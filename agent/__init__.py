@@ -1,0 +1,1 @@
+"""Behaviour: heads, cloning, imagination training, environments, rollouts and scores."""

@@ -1,0 +1,1 @@
+"""Real environments behind one interface in the time convention of the records."""

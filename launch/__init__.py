@@ -1,0 +1,1 @@
+"""Everything that is run: `python -m launch` lists the commands."""

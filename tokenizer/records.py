@@ -1,0 +1,61 @@
+"""Records that carry an episode from the shards to a loss.
+
+Index t holds the frame x_t and what arrived with it: `actions[t]` led from x_{t-1} to x_t, `rewards[t]` came with x_t, and
+`continues[t]` is false only where the environment terminated at x_t (a time limit leaves it true).
+
+Axes: b batch, t time, c h w one RGB frame, n latent tokens of a frame, d their channels, a the flat action row.
+A record without the b axis is a single clip; `stack` joins single clips into a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What video frames and latents of an episode have in common."""
+
+    actions: Float[Tensor, "*b t a"]
+    """Flat action rows (see `dynamics.actions.ActionSpace`); zeros where `labeled` is false."""
+    labeled: Bool[Tensor, "*b t"]
+    """Whether the action is known. False on the first frame of an episode: nothing led to it."""
+    rewards: Float[Tensor, "*b t"]
+    continues: Bool[Tensor, "*b t"]
+    is_first: Bool[Tensor, "*b t"]
+    """True on the first frame of an episode."""
+    task: Int[Tensor, "*b"]
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def __getitem__(self, rows: slice | Tensor) -> Self:
+        """The rows of a batch that an index along b selects."""
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @classmethod
+    def stack(cls, clips: Sequence[Self]) -> Self:
+        """Joins single clips of equal length into a batch."""
+        return cls(**{f.name: torch.stack([getattr(clip, f.name) for clip in clips]) for f in fields(cls)})
+
+    @property
+    def num_frames(self) -> int:
+        return self.labeled.shape[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeClip(Clip):
+    """A clip as pixels."""
+
+    frames: UInt8[Tensor, "*b t c h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentClip(Clip):
+    """A clip as the tokenizer's latents (tanh outputs, not standardised)."""
+
+    latents: Float[Tensor, "*b t n d"]
