@@ -42,6 +42,11 @@ class Clip:
         """Joins single clips of equal length into a batch."""
         return cls(**{f.name: torch.stack([getattr(clip, f.name) for clip in clips]) for f in fields(cls)})
 
+    @classmethod
+    def concatenate(cls, batches: Sequence[Self]) -> Self:
+        """Joins batches along b."""
+        return cls(**{f.name: torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(cls)})
+
     @property
     def num_frames(self) -> int:
         return self.labeled.shape[-1]

@@ -1,0 +1,35 @@
+# Everything that is done to a checkout. `make` lists the targets.
+
+PYTHON := $(shell command -v python3.11 || command -v python3)
+VENV := .venv/bin
+STAMP := .venv/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint demo
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install the project with its development tools
+
+$(STAMP): pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1 || echo none). Install python3.11 and run make again." >&2; exit 1; }
+	@test -x $(VENV)/python || "$(PYTHON)" -m venv .venv
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+test: setup ## Run the fast tests (at most 10 minutes)
+	@timeout 600 $(VENV)/python -m pytest -m "not slow" \
+		|| { status=$$?; test $$status -ne 124 || echo "error: the fast tests took more than 10 minutes" >&2; exit $$status; }
+
+test-slow: setup ## Run the slow tests
+	$(VENV)/python -m pytest -m slow
+
+lint: setup ## Check style and types
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+demo: setup ## Train everything at laptop size and show the result
+	$(VENV)/python -m launch.demo laptop

@@ -1,0 +1,124 @@
+"""The agent: task-conditioned tokens inside the world model, and heads for actions, rewards and ends (Dreamer 4, sec. 3.3, eq. 9).
+
+Axes: b batch, t time, s agent tokens, w width, l distances ahead, a the flat action row.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agent.heads import EndHead, HeadConfig, PolicyHead, TwoHot
+from dynamics.world_model import DynamicsConfig, WorldModel
+from tokenizer.losses import RunningRMS
+from tokenizer.records import LatentClip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    dynamics: DynamicsConfig = DynamicsConfig()
+    heads: HeadConfig = HeadConfig()
+    num_tokens: int = 2
+    """Agent tokens of a frame."""
+    num_tasks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1 or self.num_tasks < 1:
+            raise ValueError(f"num_tokens={self.num_tokens} and num_tasks={self.num_tasks} must be positive")
+
+
+class Agent(nn.Module):
+    """World model and heads in one; `forward` is the finetuning loss."""
+
+    def __init__(self, config: AgentConfig, world: WorldModel | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.world = world or WorldModel(config.dynamics)
+        width = config.dynamics.transformer.dim
+        self.token_embed = nn.Parameter(torch.randn(config.num_tokens, width) * 0.02)
+        self.task_embed = nn.Embedding(config.num_tasks, config.num_tokens * width)
+        nn.init.normal_(self.task_embed.weight, std=0.02)
+        features = config.num_tokens * width
+        self.policy = PolicyHead(features, config.dynamics.actions, config.heads)
+        self.reward = TwoHot(features, config.heads, distances=config.heads.distances)
+        self.end = EndHead(features, config.heads)
+        self.video_rms, self.policy_rms, self.reward_rms, self.end_rms = (RunningRMS() for _ in range(4))
+
+    def tokens(self, task: Int[Tensor, "b"]) -> Float[Tensor, "b s w"]:
+        """The agent's input in every frame of an episode."""
+        return self.token_embed + self.task_embed(task).unflatten(-1, self.token_embed.shape)
+
+    def features(self, agent_output: Float[Tensor, "*b s w"]) -> Float[Tensor, "*b f"]:
+        """h_t, what the heads read."""
+        return agent_output.float().flatten(-2)
+
+    def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Video loss and reward loss on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
+
+        The first third of the batch is the uniform half; of the rest, the better half by return is the relevant one.
+        """
+        uniform, relevant = split_relevant(batch)
+        video, metrics = self.world(uniform, generator)
+        rows = LatentClip.concatenate([uniform, relevant])
+        hidden = self.read(rows, generator)
+        count = len(uniform.task)
+        reward = self.reward_loss(hidden[:count], uniform)
+        end = self.end_loss(hidden[:count], uniform)
+        policy = self.policy_loss(hidden[count:], relevant)
+        loss = self.video_rms(video) + self.policy_rms(policy) + self.reward_rms(reward) + self.end_rms(end)
+        metrics |= {"policy_loss": policy.detach(), "reward_loss": reward.detach(), "end_loss": end.detach()}
+        return loss, metrics
+
+    def read(self, batch: LatentClip, generator: torch.Generator) -> Float[Tensor, "b t f"]:
+        """h_t of every frame, at the signal level that contexts have."""
+        noisy = self.world.corrupt_context(self.world.standardise(batch.latents), generator)
+        tokens = self.tokens(batch.task).unsqueeze(1).expand(-1, noisy.shape[1], -1, -1)
+        grid = self.world.context_grid((noisy.shape[0], noisy.shape[1]))
+        return self.features(self.world.denoise(noisy, grid, batch.actions, batch.labeled, tokens)[1])
+
+    def policy_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
+        """-sum_n ln p(a_{t+n} | h_t), n = 1 .. L: a_t itself lies in the block of h_t and would be a leak."""
+        distances = self.config.heads.distances
+        actions, inside = ahead(batch.actions, range(1, distances + 1))
+        known = ahead(batch.labeled, range(1, distances + 1))[0] & inside
+        return -_masked_sum(self.policy.log_prob(self.policy(hidden), actions), known)
+
+    def reward_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
+        """-sum_n ln p(r_{t+n} | h_t), n = 0 .. L-1: the reward of a step is read once its frame is there."""
+        rewards, inside = ahead(batch.rewards, range(self.config.heads.distances))
+        return _masked_sum(self.reward.loss(self.reward(hidden), rewards), inside)
+
+    def end_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
+        """Cross-entropy of going on at t+n, n = 0 .. L-1."""
+        goes_on, inside = ahead(batch.continues, range(self.config.heads.distances))
+        loss = F.binary_cross_entropy_with_logits(self.end(hidden), goes_on.float(), reduction="none")
+        return _masked_sum(loss, inside)
+
+    def compile_layers(self) -> None:
+        self.world.compile_layers()
+
+
+def split_relevant(batch: LatentClip) -> tuple[LatentClip, LatentClip]:
+    """The first third of the rows, and of the rest the half with the higher return of the window."""
+    third = len(batch.task) // 3
+    if len(batch.task) != 3 * third or not third:
+        raise ValueError(f"agent finetuning needs a batch size that is a multiple of 3, got {len(batch.task)}")
+    candidates = batch[third:]
+    best = candidates.rewards.sum(1).argsort(descending=True)[:third]
+    return batch[:third], candidates[best]
+
+
+def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:
+    """values[:, t + n] for each distance n along a new axis after time, and whether t + n lies inside the clip."""
+    time = torch.arange(values.shape[1], device=values.device)
+    index = time[:, None] + torch.tensor(list(distances), device=values.device)
+    inside = index < values.shape[1]
+    return values[:, index.clamp_max(values.shape[1] - 1)], inside.expand(values.shape[0], -1, -1)
+
+
+def _masked_sum(values: Float[Tensor, "b t l"], mask: Bool[Tensor, "b t l"]) -> Float[Tensor, ""]:
+    """Sum over distances of the mean over frames where the target is known."""
+    total = (values * mask).sum((0, 1)) / mask.sum((0, 1)).clamp_min(1)
+    return total.sum()

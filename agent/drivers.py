@@ -1,0 +1,106 @@
+"""Drivers that collect data: random ones for any environment, a scripted one for CarRacing, and a mixture of both."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.envs.base import Environment
+from agent.scripted_driver import ScriptedDriver, Skill
+from dynamics.actions import ActionSpace
+
+Row = NDArray[np.float32]
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """Chooses actions with the whole environment in view."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Before an episode: forgets the last one and takes its randomness from `rng`."""
+        ...
+
+    def act(self, env: Environment) -> Row:
+        """The next action row [a]."""
+        ...
+
+
+class RandomDriver:
+    """A new uniform action every step."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def act(self, env: Environment) -> Row:
+        return env.action_space.sample(self._rng)
+
+
+class CorrelatedRandomDriver:
+    """Random actions that last some `seconds`: continuous parts wander around `means` (0 where none is given), discrete
+    ones are held. It gets further than a uniformly random driver, whose actions cancel out."""
+
+    def __init__(self, *, seconds: float = 0.6, means: tuple[float, ...] = ()) -> None:
+        self.seconds = seconds
+        self.means = means
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._row: NDArray[np.float64] | None = None
+
+    def act(self, env: Environment) -> Row:
+        space, rng = env.action_space, self._rng
+        keep = math.exp(-1 / (self.seconds * env.fps))
+        fresh = _wide_sample(space, rng)
+        if self._row is None:
+            self._row = fresh
+        continuous = np.arange(space.size) < len(space.continuous)
+        wander = keep * self._row + math.sqrt(1 - keep**2) * fresh
+        held = np.where(rng.random(space.size) < keep, self._row, fresh)
+        self._row = np.where(continuous, wander, held)
+        means = np.pad(self.means, (0, space.size - len(self.means)))
+        row: Row = np.clip(self._row + means, *space.bounds()).astype(np.float32)
+        return row
+
+
+def _wide_sample(space: ActionSpace, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random row whose continuous parts are normal, and so often at their bounds when they are clipped."""
+    row = space.sample(rng).astype(np.float64)
+    row[: len(space.continuous)] = rng.normal(0, 0.8, len(space.continuous))
+    return row
+
+
+def mixed_driver(rng: np.random.Generator) -> Driver:
+    """A CarRacing driver of random skill: of ten episodes one is random, three are driven well, six are not."""
+    kind = rng.random()
+    if kind < 0.03:
+        return RandomDriver()
+    if kind < 0.1:
+        return CorrelatedRandomDriver(means=(0.0, 0.0, -0.9))  # with the brake on half of the time it would stand still
+    if kind < 0.4:
+        return ScriptedDriver(Skill(pace=rng.uniform(0.8, 1), noise=rng.uniform(0, 0.1)))
+    return ScriptedDriver(
+        Skill(
+            pace=rng.uniform(0.4, 1),
+            noise=rng.uniform(0.05, 0.4),
+            noise_seconds=rng.uniform(0.2, 0.8),
+            lapses_per_minute=rng.uniform(0, 25),
+            lapse_seconds=rng.uniform(0.2, 0.7),
+        )
+    )
+
+
+DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
+    "random": lambda rng: RandomDriver(),
+    "correlated_random": lambda rng: CorrelatedRandomDriver(),
+    "scripted": lambda rng: ScriptedDriver(),
+    "mixed": mixed_driver,
+}
+
+
+def make_driver(name: str, rng: np.random.Generator) -> Driver:
+    """A driver for one episode, whose skill `rng` may choose. Raises ValueError for an unknown name."""
+    if name not in DRIVERS:
+        raise ValueError(f"unknown driver {name!r}, have {sorted(DRIVERS)}")
+    return DRIVERS[name](rng)

@@ -1,0 +1,155 @@
+"""CarRacing-v3 as an `Environment`: 64x64 RGB with the status bar, three continuous actions, an action repeat.
+
+Steering is -1 (left) to 1 (right); gas and brake are (value + 1) / 2 of full. Needs `gymnasium[box2d]`.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.envs.base import Arrival, checked_row
+from dynamics.actions import ActionSpace
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout, where commands print their tables
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # pygame's own use of pkg_resources
+    import gymnasium
+    from gymnasium.envs.box2d.car_racing import FPS, CarRacing
+    from gymnasium.wrappers import TimeLimit
+
+    from agent.envs.fast_car_racing import FastCarRacing
+
+NAME = "CarRacing-v3"
+SIZE = 64
+ACTIONS = ActionSpace(continuous=("steering", "gas", "brake"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarState:
+    """Where the simulator has the car, for scripted drivers."""
+
+    position: tuple[float, float]
+    heading: float
+    """Radians; the car faces (-sin, cos) of it."""
+    velocity: tuple[float, float]
+    """Units of length per second of game time."""
+    yaw_rate: float
+    """Radians per second, positive to the left."""
+
+
+class CarRacingEnvironment:
+    """One game of CarRacing-v3.
+
+    `stock` plays gymnasium's own environment, which draws every simulator step; otherwise `FastCarRacing` draws the
+    same pixels only for the frames that are returned. `draw=False` (fast only) returns black frames: physics alone, for
+    drivers that do not look.
+    """
+
+    action_space = ACTIONS
+    frame_shape = (3, SIZE, SIZE)
+    task_names = ("drive",)
+
+    def __init__(self, *, stock: bool, action_repeat: int, draw: bool = True) -> None:
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat={action_repeat}, needs at least 1")
+        if stock and not draw:
+            raise ValueError("the stock environment always draws: draw=False needs stock=False")
+        self.action_repeat = action_repeat
+        self.fps = FPS / action_repeat
+        self._draw = draw
+        self._fast = None if stock else FastCarRacing()
+        self._limit = gymnasium.spec(NAME).max_episode_steps or 0
+        self._game = gymnasium.make(NAME) if self._fast is None else TimeLimit(self._fast, self._limit)
+        self._steps = 0
+        self._running = False
+
+    @property
+    def simulator(self) -> CarRacing:
+        simulator = self._game.unwrapped
+        assert isinstance(simulator, CarRacing)
+        return simulator
+
+    def reset(self, seed: int) -> Arrival:
+        if self._fast is not None:
+            self._fast.draw_frames = self._draw
+        pixels, info = self._game.reset(seed=seed)
+        self._steps, self._running = 0, True
+        return Arrival(
+            frame=self._frame(pixels),
+            action=np.zeros(ACTIONS.size, dtype=np.float32),
+            labeled=False,
+            reward=0.0,
+            continues=True,
+            is_first=True,
+            is_last=False,
+            info=info,
+        )
+
+    def step(self, action_row: NDArray[Any]) -> Arrival:
+        if not self._running:
+            raise RuntimeError("no episode is under way: call reset first")
+        row = checked_row(ACTIONS, action_row)
+        controls = np.array([row[0], (row[1] + 1) / 2, (row[2] + 1) / 2], dtype=np.float32)
+        total, terminated, truncated = 0.0, False, False
+        for repeat in range(self.action_repeat):
+            last = repeat == self.action_repeat - 1 or self._steps + 1 == self._limit
+            if self._fast is not None:
+                self._fast.draw_frames = last and self._draw
+            pixels, reward, terminated, truncated, info = self._game.step(controls)
+            self._steps += 1
+            total += float(reward)
+            if terminated or truncated:
+                break
+        if self._fast is not None and self._draw and pixels is None:
+            pixels = self._fast.draw_skipped()  # it terminated before the repeat's last step
+        self._running = not (terminated or truncated)
+        return Arrival(
+            frame=self._frame(pixels),
+            action=row,
+            labeled=True,
+            reward=total,
+            continues=not terminated,
+            is_first=False,
+            is_last=not self._running,
+            info=info,
+        )
+
+    def close(self) -> None:
+        self._running = False
+        self._game.close()
+
+    def track_points(self) -> NDArray[np.float64]:
+        """The road's centre line as a closed loop in the direction of travel, [n, 2]; tile i is visited at point i."""
+        return np.array(self.simulator.track)[:, 2:]
+
+    def car_state(self) -> CarState:
+        assert self.simulator.car is not None
+        hull = self.simulator.car.hull
+        return CarState(
+            position=(hull.position[0], hull.position[1]),
+            heading=hull.angle,
+            velocity=(hull.linearVelocity[0], hull.linearVelocity[1]),
+            yaw_rate=hull.angularVelocity,
+        )
+
+    def _frame(self, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        return np.zeros(self.frame_shape, dtype=np.uint8) if pixels is None else shrink(pixels)
+
+
+def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """96x96 pixels [h, w, c] as 64x64 [c, h, w]: the mean over each area of 1.5 x 1.5, exact in whole numbers.
+
+    Raises ValueError for another size.
+    """
+    if pixels.shape != (96, 96, 3):
+        raise ValueError(f"pixels are {pixels.shape}, expected (96, 96, 3)")
+    image = pixels.transpose(2, 0, 1).astype(np.uint16)
+    for axis in (1, 2):
+        a, b, c = (image.take(range(start, 96, 3), axis=axis) for start in range(3))
+        image = np.stack([2 * a + b, b + 2 * c], axis=axis + 1)
+        image = image.reshape(3, *(SIZE if i <= axis else 96 for i in (1, 2)))
+    return ((image + 4) // 9).astype(np.uint8)

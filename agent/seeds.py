@@ -1,0 +1,21 @@
+"""Which seeds belong to what, so that no track is both trained on and judged.
+
+A seed names a track. Each purpose owns the block of a million seeds from its start on.
+"""
+
+BLOCK = 1_000_000
+TRAIN_TRACKS = 0 * BLOCK
+HELD_OUT_TRACKS = 1 * BLOCK
+EVALUATION_TRACKS = 2 * BLOCK
+
+
+def track_seed(start: int, seed: int, episode: int) -> int:
+    """The track of an episode: run `seed` owns 10,000 tracks in the block at `start`.
+
+    Raises ValueError where the run or the episode has no place in the block.
+    """
+    if not 0 <= seed < 100:
+        raise ValueError(f"seed={seed}, allowed: 0 to 99 (each owns 10,000 tracks)")
+    if not 0 <= episode < 10_000:
+        raise ValueError(f"episode {episode} of a run, allowed: 0 to 9999")
+    return start + 10_000 * seed + episode

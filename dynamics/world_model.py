@@ -1,0 +1,189 @@
+"""The dynamics: a block-causal transformer that denoises the latents of each frame given the past and the actions (sec. 3.2).
+
+Slots of a frame, in order: action, (tau, d), latents, registers, agent tokens. The block of frame t holds the action that led
+to it. Agent tokens see everything and nothing sees them, so they can be left out where only latents are wanted.
+
+Axes: b batch, t time, n latent tokens of a frame, d their channels, s agent tokens, w width.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dynamics.actions import ActionEmbedding, ActionSpace
+from dynamics.shortcut import Grid, bootstrap_target, corrupt, draw_grid, ramp_weight, shortcut_error
+from tokenizer.records import LatentClip
+from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    latent_shape: tuple[int, int] = (16, 32)
+    """(tokens, channels) of a frame; the commands take it from the data."""
+    actions: ActionSpace = field(default_factory=lambda: ActionSpace(continuous=("action",)))
+    """The commands take it from the data."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer whose latents this model knows; the commands take it from the data."""
+    transformer: TransformerConfig = TransformerConfig()
+    num_registers: int = 4
+    max_steps: int = 64
+    """K_max: the finest grid of signal levels."""
+    num_steps: int = 4
+    """K: denoising passes of a generated frame."""
+    context_level: int = 58
+    """Signal level, in 1/max_steps, at which finished frames are fed."""
+    bootstrap_share: float = 0.25
+    """Share of rows that learn large steps; the others learn the flow."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps & (self.max_steps - 1) or self.max_steps < 2:
+            raise ValueError(f"max_steps={self.max_steps} is not a power of two")
+        if not 0 < self.context_level <= self.max_steps:
+            raise ValueError(f"context_level={self.context_level} is not in 1..max_steps={self.max_steps}")
+        if self.num_steps < 1 or self.max_steps % self.num_steps:
+            raise ValueError(f"num_steps={self.num_steps} does not divide max_steps={self.max_steps}")
+        if not 0 <= self.bootstrap_share <= 1:
+            raise ValueError(f"bootstrap_share={self.bootstrap_share} is not in [0, 1]")
+        if self.transformer.dim % 2:
+            raise ValueError(f"width {self.transformer.dim} does not split between signal level and step size")
+
+    @property
+    def world_slots(self) -> int:
+        """Slots of a frame without agent tokens."""
+        return 2 + self.latent_shape[0] + self.num_registers
+
+
+class WorldModel(nn.Module):
+    """Predicts clean latents from noisy ones, with its own standardisation of the tokenizer's latents inside."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        self.config = config
+        (tokens, channels), width = config.latent_shape, config.transformer.dim
+        self.action_embed = ActionEmbedding(config.actions, width)
+        self.level_embed = nn.Embedding(config.max_steps + 1, width // 2)
+        self.step_embed = nn.Embedding(config.max_steps.bit_length(), width // 2)
+        self.latent_in = nn.Linear(channels, width)
+        self.latent_embed = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.register_embed = nn.Parameter(torch.randn(config.num_registers, width) * 0.02)
+        self.transformer = SpaceTimeTransformer(config.transformer)
+        self.latent_head = nn.Linear(width, channels)
+        for embed in (self.level_embed, self.step_embed):
+            nn.init.normal_(embed.weight, std=0.02)
+        nn.init.zeros_(self.latent_head.weight)
+        nn.init.zeros_(self.latent_head.bias)
+        self.register_buffer("latent_mean", torch.zeros(tokens, channels))
+        self.register_buffer("latent_std", torch.ones(tokens, channels))
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    @torch.no_grad()
+    def fit_standardisation(self, latents: Float[Tensor, "b t n d"]) -> None:
+        """Sets mean and spread of every latent channel from a sample of the data."""
+        flat = latents.float().flatten(0, 1)
+        self.latent_mean.copy_(flat.mean(0))
+        self.latent_std.copy_(flat.std(0).clamp_min(1e-3))
+
+    def standardise(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        return (latents.float() - self.latent_mean) / self.latent_std
+
+    def restore(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        """Standardised latents back to the tokenizer's range (-1, 1)."""
+        return (latents.float() * self.latent_std + self.latent_mean).clamp(-1, 1)
+
+    def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Shortcut forcing loss (eq. 7) of a batch whose first rows are bootstrap rows."""
+        rows = round(self.config.bootstrap_share * batch.latents.shape[0])
+        clean = self.standardise(batch.latents)
+        grid = draw_grid((clean.shape[0], clean.shape[1]), rows, self.config.max_steps, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noisy = corrupt(clean, noise, grid.level, self.config.max_steps)
+        target = self.targets(noisy[:rows], Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
+        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled)
+        return self.loss(estimate, clean, target, grid)
+
+    @torch.no_grad()
+    def targets(self, noisy: Float[Tensor, "r t n d"], grid: Grid, batch: LatentClip) -> Float[Tensor, "r t n d"]:
+        """Bootstrap targets; the teacher must not learn from its own student."""
+        if not len(noisy):
+            return noisy
+
+        def teacher(noisy: Tensor, level: Tensor, units: Tensor) -> Tensor:
+            return self.denoise(noisy, Grid(level, units), batch.actions, batch.labeled)[0].float()
+
+        return bootstrap_target(teacher, noisy, grid, self.config.max_steps)
+
+    def loss(self, estimate: Tensor, clean: Tensor, target: Tensor, grid: Grid) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted mean over frames, and the errors of both kinds of frames."""
+        error = shortcut_error(estimate, clean, target, grid)
+        loss = (ramp_weight(grid.level, self.config.max_steps) * error).mean()
+        at_finest = (grid.units == 1).float()
+        seen = error.detach()
+        flow = (seen * at_finest).sum() / at_finest.sum().clamp_min(1)
+        bootstrap = (seen * (1 - at_finest)).sum() / (1 - at_finest).sum().clamp_min(1)
+        return loss, {"video_loss": loss.detach(), "flow_error": flow, "bootstrap_error": bootstrap}
+
+    def denoise(
+        self,
+        noisy: Float[Tensor, "b t n d"],
+        grid: Grid,
+        actions: Float[Tensor, "b t a"],
+        labeled: Bool[Tensor, "b t"],
+        agent_tokens: Float[Tensor, "b t s w"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
+        """Estimates of the clean standardised latents, and the output of the agent tokens (s = 0 without them)."""
+        slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
+        return self.read(self.transformer(slots, self.space_mask(slots.shape[2])))
+
+    def slots(
+        self,
+        noisy: Float[Tensor, "b t n d"],
+        grid: Grid,
+        actions: Float[Tensor, "b t a"],
+        labeled: Bool[Tensor, "b t"],
+        agent_tokens: Float[Tensor, "b t s w"] | None = None,
+    ) -> Float[Tensor, "b t slots w"]:
+        """The embedded slots of each frame, in the order of the layout."""
+        level = torch.cat([self.level_embed(grid.level), self.step_embed(grid.units.log2().round().long())], dim=-1)
+        latents = self.latent_in(noisy.to(self.latent_in.weight.dtype)) + self.latent_embed
+        parts = [
+            self.action_embed(actions.to(self.latent_embed.dtype), labeled).unsqueeze(2),
+            level.unsqueeze(2),
+            latents,
+            self.register_embed.expand(*noisy.shape[:2], -1, -1),
+        ]
+        if agent_tokens is not None:
+            parts.append(agent_tokens)
+        return torch.cat([part.to(latents.dtype) for part in parts], dim=2)
+
+    def read(self, out: Float[Tensor, "b t slots w"]) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
+        latents = out[:, :, 2 : 2 + self.config.latent_shape[0]]
+        return self.latent_head(latents).float(), out[:, :, self.config.world_slots :]
+
+    def space_mask(self, slots: int) -> Bool[Tensor, "slots slots"] | None:
+        """Row i sees column j: all but the agent tokens are seen by all, agent tokens by agent tokens alone."""
+        world = self.config.world_slots
+        if slots == world:
+            return None
+        sees = torch.ones(slots, slots, dtype=torch.bool, device=self.latent_mean.device)
+        sees[:world, world:] = False
+        return sees
+
+    def context_grid(self, shape: tuple[int, int]) -> Grid:
+        """(tau, d) of finished frames: slightly noisy, finest step."""
+        level: Int[Tensor, "b t"] = torch.full(shape, self.config.context_level, device=self.latent_mean.device)
+        return Grid(level, torch.ones_like(level))
+
+    def corrupt_context(
+        self, clean: Float[Tensor, "b t n d"], generator: torch.Generator
+    ) -> Float[Tensor, "b t n d"]:
+        """Standardised latents as every context and commit pass sees them."""
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        grid = self.context_grid((clean.shape[0], clean.shape[1]))
+        return corrupt(clean, noise, grid.level, self.config.max_steps)
+
+    def compile_layers(self) -> None:
+        self.transformer.compile_layers()

@@ -1,0 +1,214 @@
+"""Checkpoints: folders of safetensors and JSON that appear whole or not at all.
+
+    <run>/checkpoints/step_00000500/
+        model.safetensors      parameters and buffers, 32-bit
+        ema.safetensors        averaged parameters, where the run keeps an average
+        config.json            the model's class and config
+        optimizer.safetensors  "<parameter>.<state key>" of every optimizer
+        state.json             step, stream, hyperparameters; written last, with the sizes of the others
+
+Nothing is pickled, so loading a checkpoint never runs code.
+"""
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launch.serial import from_json, to_json
+
+FORMAT_VERSION = 1
+T = TypeVar("T")
+
+
+def save(
+    run: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    ema: Mapping[str, Tensor],
+    optimizers: Sequence[Optimizer],
+    state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes a checkpoint and deletes all but the newest `keep` whole ones. Call it on the main process only."""
+    folder = run / "checkpoints"
+    target = folder / f"step_{step:08d}"
+    partial = folder / f".{target.name}.partial"
+    for stale in folder.glob(".*.partial"):
+        shutil.rmtree(stale)
+    try:
+        partial.mkdir(parents=True)
+        _write_tensors(partial / "model.safetensors", model.state_dict())
+        if ema:
+            _write_tensors(partial / "ema.safetensors", ema)
+        _write_tensors(partial / "optimizer.safetensors", _optimizer_tensors(model, optimizers))
+        _write_json(partial / "config.json", _describe(model))
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        hyperparameters = [optimizer.state_dict()["param_groups"] for optimizer in optimizers]
+        _write_json(partial / "state.json", {**state, "step": step, "files": sizes, "optimizers": hyperparameters})
+        _sync_folder(partial)
+        if target.exists():  # a torn one: a whole one of this step would have been resumed from
+            shutil.rmtree(target)
+        os.rename(partial, target)
+        _sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise _explain(error, target) from error
+    _prune(folder, keep)
+    return target
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run; torn ones are skipped with a warning."""
+    for path in sorted((run / "checkpoints").glob("step_*"), reverse=True):
+        if is_whole(path):
+            return path
+        warnings.warn(f"checkpoint {path} is incomplete, looking for an older one", stacklevel=2)
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every file is there in its full size."""
+    try:
+        files = json.loads((path / "state.json").read_text())["files"]
+        return all((path / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return state
+
+
+def load_config(path: Path, kind: type[T]) -> T:
+    """The config of the model in a checkpoint, as the dataclass `kind`."""
+    description = json.loads((path / "config.json").read_text())
+    if description["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {description['format_version']}, this version reads {FORMAT_VERSION}")
+    if description["config_class"] != kind.__name__:
+        raise ValueError(
+            f"{path} holds a {description['class']} made from {description['config_class']}, not from {kind.__name__}"
+        )
+    return from_json(kind, description["config"], where=f"config of {path}")
+
+
+def load_into(model: nn.Module, path: Path, *, ema: bool = False, part: str = "") -> None:
+    """Loads a checkpoint's weights, or their moving average, into a model of the same shape.
+
+    `part` names a submodule of the model that was saved, when `model` is only that.
+    """
+    tensors = load_file(path / "model.safetensors")
+    if ema:
+        if not (path / "ema.safetensors").exists():
+            raise ValueError(f"{path} has no moving average: its run had ema_decay=0")
+        tensors |= load_file(path / "ema.safetensors")  # frozen parameters and buffers are in the model's file only
+    if part:
+        tensors = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
+    expected = model.state_dict()
+    for key in sorted(tensors.keys() | expected.keys()):
+        found, wanted = _shape(tensors, key), _shape(expected, key)
+        if found != wanted:
+            raise ValueError(f"{path} does not fit {type(model).__name__}: {key!r} is {found} there and {wanted} here")
+    model.load_state_dict(tensors)
+
+
+def load_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], path: Path) -> None:
+    """Restores what the optimizers remember of each parameter; learning rates and the like stay as configured."""
+    remembered: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path / "optimizer.safetensors").items():
+        name, _, field = key.rpartition(".")
+        remembered.setdefault(name, {})[field] = tensor
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        state = {index: remembered.pop(name) for index, name in enumerate(order) if name in remembered}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if remembered:
+        raise ValueError(f"{path} remembers the parameter {min(remembered)!r}, which no optimizer of this model has")
+
+
+def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}.{key}": torch.as_tensor(value)
+        for optimizer in optimizers
+        for parameter, remembered in optimizer.state.items()
+        for key, value in remembered.items()
+    }
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    return {
+        "format_version": FORMAT_VERSION,
+        "class": type(model).__name__,
+        "config_class": type(config).__name__,
+        "config": to_json(config),
+    }
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str) -> str:
+    return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Cloned because safetensors refuses tensors that share memory, as tied weights do.
+    wide = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+    copies = {
+        name: t.detach().to("cpu", wide.get(t.dtype, t.dtype)).clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
+    save_file(copies, path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with path.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes renames and new names in the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explain(error: OSError | SafetensorError, target: Path) -> OSError:
+    """safetensors reports a full disk as an error of its own; callers see one kind."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, str(target))
+    if "No space left" in str(error) or "os error 28" in str(error):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    return OSError(errno.EIO, str(error), str(target))
+
+
+def _prune(folder: Path, keep: int) -> None:
+    paths = sorted(folder.glob("step_*"), reverse=True)
+    whole = [path for path in paths if is_whole(path)]
+    for path in paths:
+        if path not in whole[:keep]:
+            shutil.rmtree(path)
+
+
+def model_class(path: Path) -> str:
+    """Name of the class that a checkpoint holds."""
+    name: str = json.loads((path / "config.json").read_text())["class"]
+    return name

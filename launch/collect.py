@@ -1,0 +1,228 @@
+"""Collects a dataset: drives episodes with a scripted or random driver and writes them into shards.
+
+    python -m launch.collect laptop --episodes 200 --out data/car_racing
+
+Two datasets come of it: OUT/train, and OUT/held_out on other tracks. Run again, it goes on with the shards that are
+missing; the same seed gives the same bytes. The tracks' seeds are those of `agent.seeds`.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agent.collecting import ShardOrder, collect_shard, dataset_meta
+from agent.drivers import DRIVERS
+from agent.envs.vector import worker_context
+from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
+from launch.command import main
+from launch.interrupt import Interrupts
+from tokenizer.files import write_atomically
+from tokenizer.shard_format import INDEX, DatasetMeta
+from tokenizer.shard_writer import finish_dataset, has_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    env: str = "CarRacing-v3"
+    episodes: int = 100
+    """Episodes to train on."""
+    held_out: int = 8
+    """Episodes to judge models on."""
+    driver: str = "mixed"
+    """Who drives the episodes to train on: mixed, scripted, random or correlated_random."""
+    held_out_driver: str = "scripted"
+    action_repeat: int = 4
+    """Simulator steps for each action and frame."""
+    max_steps: int | None = None
+    """Actions after which an episode is cut; whole episodes where not given."""
+    seed: int = 0
+    """0 to 99: each has tracks of its own."""
+    processes: int = 2
+    """Worker processes; 0 collects in the command's own."""
+    episodes_per_shard: int = 8
+    out: Path = Path("data/car_racing")
+
+    def __post_init__(self) -> None:
+        for driver in (self.driver, self.held_out_driver):
+            if driver not in DRIVERS:
+                raise ValueError(f"unknown driver {driver!r}, have {sorted(DRIVERS)}")
+        for name in ("episodes", "held_out", "action_repeat", "episodes_per_shard", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}, needs at least 1")
+        if self.processes < 0:
+            raise ValueError(f"processes={self.processes} cannot be negative")
+
+
+LAPTOP = CollectConfig(episodes=120)
+PRESETS = {
+    "debug": replace(
+        LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("data/debug")
+    ),
+    "laptop": LAPTOP,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One dataset's folder and shards."""
+
+    folder: Path
+    meta: DatasetMeta
+    orders: tuple[ShardOrder, ...]
+
+    def missing(self) -> list[ShardOrder]:
+        return [order for order in self.orders if not has_shard(self.folder, order.number)]
+
+    def is_done(self) -> bool:
+        return (self.folder / INDEX).exists() and not self.missing()
+
+
+def collect(config: CollectConfig) -> None:
+    """Collects what is missing. Raises ValueError where the folder holds a dataset of other settings."""
+    console = Console()
+    plans = [
+        _plan(config, "train", config.driver, config.episodes, TRAIN_TRACKS),
+        _plan(config, "held_out", config.held_out_driver, config.held_out, HELD_OUT_TRACKS),
+    ]
+    _claim(config)
+    if all(plan.is_done() for plan in plans):
+        console.print(f"already done: {config.out}", markup=False, highlight=False)
+        return
+    todo = [order for plan in plans for order in plan.missing()]
+    for plan in plans:
+        if plan.missing():
+            (plan.folder / INDEX).unlink(missing_ok=True)  # a shard was lost since
+    with Interrupts() as interrupts, _Bar(console, plans) as bar:
+        run = _in_this_process if config.processes == 0 else _in_workers
+        run(todo, bar.episode, processes=config.processes, stopped=lambda: bool(interrupts.received))
+    for plan in plans:
+        meta = finish_dataset(plan.folder, plan.meta) if not plan.is_done() else None
+        if meta is not None:
+            console.print(
+                f"{plan.folder}: {meta.num_samples} episodes, {meta.num_frames} frames, {meta.num_bytes / 1e6:.0f} MB, "
+                f"return {meta.return_mean:.0f} +- {meta.return_std:.0f}, best {meta.return_best:.0f}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: int) -> Plan:
+    seeds = [track_seed(tracks, config.seed, episode) for episode in range(episodes)]
+    extra = {"driver": driver, "seeds": seeds, "max_steps": config.max_steps}
+    meta = dataset_meta(config.env, action_repeat=config.action_repeat, extra=extra)
+    folder, size = config.out / name, config.episodes_per_shard
+    orders = tuple(
+        ShardOrder(
+            folder=folder,
+            number=number,
+            meta=meta,
+            driver=driver,
+            seeds=tuple(seeds[start : start + size]),
+            max_steps=config.max_steps,
+        )
+        for number, start in enumerate(range(0, episodes, size))
+    )
+    return Plan(folder=folder, meta=meta, orders=orders)
+
+
+def _claim(config: CollectConfig) -> None:
+    """Notes in the folder what is collected there, so that no other settings fill up its gaps."""
+    settings = {name: value for name, value in vars(config).items() if name not in ("out", "processes")}
+    path = config.out / "collect.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=1).encode())
+        return
+    before = json.loads(path.read_text())
+    differing = [f"{name}={before.get(name)!r}" for name, value in settings.items() if before.get(name) != value]
+    if differing:
+        raise ValueError(f"{config.out} was collected with {', '.join(differing)}: choose another --out")
+
+
+class _Bar:
+    """Episodes done, frames a second and the time left; on no terminal, a line now and then."""
+
+    def __init__(self, console: Console, plans: Sequence[Plan]) -> None:
+        self._console = console
+        self._total = sum(len(order.seeds) for plan in plans for order in plan.orders)
+        self._done = self._total - sum(len(order.seeds) for plan in plans for order in plan.missing())
+        self._frames, self._start, self._said = 0, time.perf_counter(), 0.0
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+        self._progress = Progress(TextColumn("episodes"), *columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=self._total, completed=self._done, text="")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def episode(self, frames: int, total_reward: float) -> None:
+        self._done += 1
+        self._frames += frames
+        seconds = time.perf_counter() - self._start
+        text = f"{self._frames / seconds:.0f} frames/s  last return {total_reward:.0f}"
+        self._progress.update(self._task, completed=self._done, text=text)
+        if not self._console.is_terminal and seconds >= self._said:
+            self._said = seconds + 10
+            self._console.print(f"episodes {self._done}/{self._total}  {text}", markup=False, highlight=False)
+
+
+Progressed = Callable[[int, float], None]
+
+
+def _in_this_process(
+    orders: Sequence[ShardOrder], progress: Progressed, *, processes: int, stopped: Callable[[], bool]
+) -> None:
+    for order in orders:
+        if stopped():
+            raise KeyboardInterrupt
+        collect_shard(order, progress)
+
+
+def _in_workers(
+    orders: Sequence[ShardOrder], progress: Progressed, *, processes: int, stopped: Callable[[], bool]
+) -> None:
+    """Raises KeyboardInterrupt, once the shards in hand are written, when it is `stopped`."""
+    context = worker_context()
+    episodes = context.SimpleQueue()
+    waiting, running = list(reversed(orders)), set[Future[None]]()
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(episodes,)) as pool:
+        while running or (waiting and not stopped()):
+            while waiting and len(running) < processes and not stopped():
+                running.add(pool.submit(_work, waiting.pop()))
+            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not episodes.empty():
+                progress(*episodes.get())
+            for future in done:
+                future.result()
+    if waiting:
+        raise KeyboardInterrupt
+
+
+_episodes: Any = None
+
+
+def _begin(episodes: Any) -> None:
+    """A worker's start: Ctrl-C is its parent's to handle."""
+    global _episodes
+    _episodes = episodes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(order: ShardOrder) -> None:
+    collect_shard(order, lambda frames, total: _episodes.put((frames, total)))
+
+
+if __name__ == "__main__":
+    main(PRESETS, collect, description=__doc__)

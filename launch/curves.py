@@ -1,0 +1,59 @@
+"""Curves of a run, from the metrics.jsonl in its folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+
+SHOWN = (
+    "loss",
+    "held_out_psnr",
+    "flow_error",
+    "bootstrap_error",
+    "policy_loss",
+    "reward_loss",
+    "end_loss",
+    "value_loss",
+    "dream_return",
+    "kl_to_prior",
+)
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """One entry a logged step."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {run} is not the folder of a training run")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def plot_training(path: Path, runs: Sequence[Path]) -> None:
+    """A row of curves for each run."""
+    series = [_series(read_metrics(run)) for run in runs]
+    columns = max(len(curves) for curves in series)
+    figure, axes = pyplot.subplots(len(runs), columns, figsize=(2.8 * columns, 2.2 * len(runs)), squeeze=False)
+    for run, curves, row in zip(runs, series, axes, strict=True):
+        for axis in row[len(curves) :]:
+            axis.set_visible(False)
+        for axis, (name, (steps, values)) in zip(row, curves.items(), strict=False):
+            axis.plot(steps, values, linewidth=1)
+            axis.set_title(f"{run.name}: {name.replace('_', ' ')}", fontsize=8)
+            axis.tick_params(labelsize=7)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _series(entries: list[dict[str, float]]) -> dict[str, tuple[list[float], list[float]]]:
+    found = {}
+    for name in SHOWN:
+        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            found[name] = (list(steps), list(values))
+    return found

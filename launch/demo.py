@@ -1,0 +1,128 @@
+"""The whole path on real CarRacing: collect, tokenize, model, clone, imagine, drive; ends with a table of real scores.
+
+    python -m launch.demo laptop
+
+Each stage is a command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.command import main
+from launch.curves import plot_training
+from launch.evaluate import show
+from launch.run_folder import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    run: Path
+    """Folder that gets everything."""
+    preset: Literal["debug", "laptop"]
+    """Preset of every stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A command of the pipeline and its folders."""
+
+    name: str
+    command: str
+    folders: dict[str, str]
+    """Option -> folder below the demo's."""
+
+
+TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
+STAGES = (
+    Stage(name="collect", command="collect", folders={"out": "data"}),
+    Stage(
+        name="tokenizer",
+        command="train_tokenizer",
+        folders={"run": TOKENIZER, "data": "data/train", "held-out": "data/held_out"},
+    ),
+    Stage(name="latents", command="encode_latents", folders={"tokenizer": TOKENIZER, "data": "data", "out": "latents"}),
+    Stage(name="dynamics", command="train_dynamics", folders={"run": DYNAMICS, "data": "latents/train"}),
+    Stage(
+        name="dream",
+        command="dream",
+        folders={"run": "dream", "held-out": "data/held_out", "tokenizer": TOKENIZER, "dynamics": DYNAMICS},
+    ),
+    Stage(name="cloning", command="train_agent", folders={"run": AGENT, "data": "latents/train", "dynamics": DYNAMICS}),
+    Stage(
+        name="imagination",
+        command="train_imagination",
+        folders={"run": "imagination", "data": "latents/train", "agent": AGENT},
+    ),
+    Stage(
+        name="scores",
+        command="evaluate",
+        folders={
+            "run": "evaluation",
+            "data": "data/train",
+            "tokenizer": TOKENIZER,
+            "cloned": AGENT,
+            "imagined": "imagination",
+            "json": "results.json",
+        },
+    ),
+)
+
+
+def demo(config: Demo) -> None:
+    timings_path = config.run / "timings.json"
+    timings: dict[str, float] = json.loads(timings_path.read_text()) if timings_path.exists() else {}
+    for number, stage in enumerate(STAGES, start=1):
+        print(f"\n[{number}/{len(STAGES)}] {stage.name}: python -m launch.{stage.command} {config.preset}", flush=True)
+        seconds = run_stage(stage, config)
+        timings[stage.name] = timings.get(stage.name, 0.0) + seconds
+        write_json(timings_path, timings)
+    trained = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination")]
+    plot_training(config.run / "curves.png", trained)
+    summarise(config, timings)
+
+
+def run_stage(stage: Stage, config: Demo) -> float:
+    """Seconds it took; the stage says itself when it is done already."""
+    options = [text for name, folder in stage.folders.items() for text in (f"--{name}", str(config.run / folder))]
+    began = time.perf_counter()
+    command = [sys.executable, "-m", f"launch.{stage.command}", config.preset, *options]
+    status = subprocess.run(command, check=False).returncode
+    if status in (130, -2):
+        raise KeyboardInterrupt
+    if status:
+        raise ValueError(f"stage {stage.name} failed (exit code {status}); mend it and run the same command again")
+    return time.perf_counter() - began
+
+
+def summarise(config: Demo, timings: dict[str, float]) -> None:
+    results: dict[str, Any] = json.loads((config.run / "results.json").read_text())
+    dream: dict[str, Any] = json.loads((config.run / "dream" / "dream.json").read_text())
+    print()
+    show(results)
+    print(f"tokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
+    minutes = {name: f"{seconds / 60:.1f}" for name, seconds in timings.items()}
+    print(f"minutes: {', '.join(f'{name} {value}' for name, value in minutes.items())}; {sum(timings.values()) / 60:.1f} in all")
+    print(f"\neverything is in {config.run}:")
+    for name, what in {
+        "tokenizer/reconstructions.png": "frames and what the tokenizer makes of them",
+        "dream/dream.mp4": "real drives beside the model's dreams under the same actions",
+        "dream/dream_psnr.png": "how far the dreams hold (dream/dream.json)",
+        "evaluation/videos/imagined.mp4": "the agent driving",
+        "curves.png": "loss curves",
+        "results.json": "every score",
+    }.items():
+        print(f"  {name:32s} {what}")
+
+
+PRESETS = {
+    "debug": Demo(run=Path("runs/debug"), preset="debug"),
+    "laptop": Demo(run=Path("runs/demo"), preset="laptop"),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, demo, description=__doc__)

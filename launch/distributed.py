@@ -1,0 +1,54 @@
+"""One process or many: the accelerator that every command trains with.
+
+    python -m launch.train_dynamics laptop                                        # one process, with a GPU if any
+    accelerate launch --multi_gpu --num_processes 8 -m launch.train_dynamics base # eight GPUs
+    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics debug  # two CPU processes
+
+`--multi_gpu` is right on a machine without a GPU too: it is what makes accelerate start more than one process (`--cpu
+--num_processes 2` starts one). They are joined by DDP over gloo.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+
+Precision = Literal["bf16", "fp32"]
+Tracker = Literal["tensorboard", "wandb"]
+
+
+def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensorboard") -> Accelerator:
+    """The accelerator of this process; its tracker writes under the run's folder.
+
+    Loaders are never prepared with it: the stream splits by rank itself, and splitting twice loses data silently.
+    """
+    on_cpu = not torch.cuda.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    accelerator = Accelerator(
+        # Without `cpu` accelerate leaves CPU ranks unjoined; DeepSpeed refuses it and needs the backend instead.
+        cpu=on_cpu and not deepspeed,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else None,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=tracker,
+        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "logs")),
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    joined = 1 if accelerator.distributed_type == DistributedType.NO else accelerator.num_processes
+    if joined != started:
+        raise ValueError(
+            f"{started} processes were started but {joined} joined, so gradients would not be shared: "
+            "start them with `accelerate launch --multi_gpu --num_processes N -m launch.NAME`"
+        )
+    if on_cpu:
+        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return accelerator
+
+
+def _cores() -> int:
+    """Cores that this process may use, or fewer where OMP_NUM_THREADS asks for fewer in all."""
+    if "OMP_NUM_THREADS" in os.environ and "LOCAL_WORLD_SIZE" not in os.environ:
+        return int(os.environ["OMP_NUM_THREADS"])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

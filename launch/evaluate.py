@@ -1,0 +1,168 @@
+"""Score agents in the real environment, on tracks that no training used.
+
+    python -m launch.evaluate laptop
+    python -m launch.evaluate laptop --agents cloned --tracks 100
+
+Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command goes on.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from agent.acting import AgentPolicy, Policy, RandomPolicy
+from agent.envs.vector import VectorEnv
+from agent.scoring import Episodes, difference, play, summarise
+from agent.seeds import EVALUATION_TRACKS
+from dynamics.actions import ActionSpace
+from launch.command import main
+from launch.distributed import make_accelerator
+from launch.models import check_same_tokenizer, fingerprint, for_inference, load_agent, load_tokenizer, newest
+from launch.run_folder import write_json
+from launch.training import open_dataset
+from tokenizer.video import write_video
+
+AgentName = Literal["random", "dataset", "cloned", "imagined"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    run: Path
+    """Folder that gets the scores, the videos and results.json."""
+    data: Path
+    """Folder of the training shards: names the environment, and its returns are the row `dataset`."""
+    tokenizer: Path
+    cloned: Path
+    imagined: Path
+    agents: tuple[AgentName, ...] = ("random", "dataset", "cloned", "imagined")
+    tracks: int = 20
+    """Episodes of each agent; all agents get the same tracks."""
+    num_envs: int = 10
+    """Episodes played side by side."""
+    processes: int = 2
+    """Processes that step them."""
+    task: int = 0
+    compile: bool = True
+    json: Path | None = None
+    """Also write the results here."""
+
+
+def evaluate(config: Evaluate) -> None:
+    dataset = open_dataset(config.data, "frames")
+    results: dict[str, Any] = {}
+    for name in config.agents:
+        if name == "dataset":
+            results[name] = summarise([sample.reward_sum for sample in dataset.samples])
+        else:
+            results[name] = summarise(_scores(name, config, dataset.meta.environment, dataset.meta.action_repeat))
+    show(results)
+    for path in filter(None, (config.run / "results.json", config.json)):
+        write_json(path, results)
+    print(f"results in {config.run / 'results.json'}")
+
+
+def _scores(name: AgentName, config: Evaluate, environment: str, action_repeat: int) -> list[float]:
+    """Plays what is not played yet; each batch of tracks is written down when it ends."""
+    path = config.run / "scores" / f"{name}.json"
+    made_by = {"environment": environment, "action_repeat": action_repeat, "model": _identity(name, config), "task": config.task}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    scores: list[float] = kept["scores"] if kept.get("made_by") == made_by else []
+    if len(scores) >= config.tracks:
+        print(f"{name}: already scored on {config.tracks} tracks")
+        return scores[: config.tracks]
+    num_envs = min(config.num_envs, config.tracks)
+    with VectorEnv(
+        environment, num_envs=num_envs, processes=config.processes, stock=True, action_repeat=action_repeat
+    ) as envs:
+        policy = _policy(name, config, envs.action_space)
+        while len(scores) < config.tracks:
+            first = EVALUATION_TRACKS + len(scores)
+            episodes = _play_shown(name, policy, envs, range(first, first + num_envs))
+            if not scores:
+                write_video(config.run / "videos" / f"{name}.mp4", episodes.first_frames, envs.fps)
+            scores += episodes.returns
+            write_json(path, {"made_by": made_by, "scores": scores})
+    return scores[: config.tracks]
+
+
+def _play_shown(name: str, policy: Policy, envs: VectorEnv, seeds: range) -> Episodes:
+    began = time.perf_counter()
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"{name}: {len(seeds)} tracks", total=None)
+        episodes = play(
+            policy,
+            envs,
+            seeds,
+            progress=lambda step, ended: bar.update(task, description=f"{name}: step {step}, {ended} of {len(seeds)} tracks done"),
+        )
+    seconds = time.perf_counter() - began
+    mean = sum(episodes.returns) / len(episodes.returns)
+    print(f"{name}: {len(seeds)} tracks in {seconds:.0f} s, mean {mean:.0f}", flush=True)
+    return episodes
+
+
+def _policy(name: AgentName, config: Evaluate, space: ActionSpace) -> Policy:
+    if name == "random":
+        return RandomPolicy(space)
+    run = config.cloned if name == "cloned" else config.imagined
+    device = make_accelerator("bf16", config.run).device
+    tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
+    check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
+    if agent.config.dynamics.actions != space:
+        raise ValueError(f"the agent in {run} acts in {agent.config.dynamics.actions}, the environment in {space}")
+    if config.task >= agent.config.num_tasks:
+        raise ValueError(f"task={config.task}, the agent in {run} knows tasks 0 to {agent.config.num_tasks - 1}")
+    return AgentPolicy(
+        for_inference(tokenizer, device, compile=config.compile),
+        for_inference(agent, device, compile=config.compile),
+        task=config.task,
+    )
+
+
+def _identity(name: AgentName, config: Evaluate) -> str:
+    """The checkpoint that is judged: another one is scored anew."""
+    if name == "random":
+        return "random"
+    path = newest(config.cloned if name == "cloned" else config.imagined, "train_agent" if name == "cloned" else "train_imagination")
+    return f"{path.parent.parent.name}/{path.name}/{(path / 'state.json').stat().st_mtime_ns}"
+
+
+def show(results: dict[str, Any]) -> None:
+    """The table for people; the gain over random is paired by track."""
+    table = Table(title="Return in the real environment")
+    for column in ("agent", "mean", "95 % interval", "std", "tracks", "gain over random"):
+        table.add_column(column, justify="left" if column == "agent" else "right")
+    for name, row in results.items():
+        gain = ""
+        if name not in ("random", "dataset") and "random" in results:
+            over = difference(row["scores"], results["random"]["scores"])
+            gain = f"{over['mean']:+.0f} [{over['ci95'][0]:.0f}, {over['ci95'][1]:.0f}]"
+        low, high = row["ci95"]
+        table.add_row(name, f"{row['mean']:.0f}", f"[{low:.0f}, {high:.0f}]", f"{row['std']:.0f}", str(row["tracks"]), gain)
+    Console().print(table)
+
+
+PRESETS = {
+    name: Evaluate(
+        run=Path(f"runs/{name}/evaluation"),
+        data=Path(f"runs/{name}/data/train"),
+        tokenizer=Path(f"runs/{name}/tokenizer"),
+        cloned=Path(f"runs/{name}/agent"),
+        imagined=Path(f"runs/{name}/imagination"),
+        **sizes,
+    )
+    for name, sizes in {
+        "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "compile": False},
+        "laptop": {"tracks": 20, "num_envs": 10, "processes": 2},
+    }.items()
+}
+
+if __name__ == "__main__":
+    main(PRESETS, evaluate, description=__doc__)

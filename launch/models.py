@@ -1,0 +1,82 @@
+"""Trained models out of their run folders, ready for use: averaged weights, no gradients."""
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from agent.agent import Agent, AgentConfig
+from agent.imagination import ImaginationConfig
+from dynamics.world_model import DynamicsConfig, WorldModel
+from launch import checkpoint
+from launch.compiling import compile_model
+from tokenizer.autoencoder import Tokenizer, TokenizerConfig
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def newest(run: Path, command: str) -> Path:
+    """The newest whole checkpoint of a run that must exist; `command` makes one."""
+    path = checkpoint.latest(run) if run.is_dir() else None
+    if path is None:
+        raise ValueError(f"{run} holds no checkpoint: `python -m launch.{command}` makes one")
+    return path
+
+
+def load_tokenizer(run: Path) -> Tokenizer:
+    path = newest(run, "train_tokenizer")
+    model = Tokenizer(checkpoint.load_config(path, TokenizerConfig))
+    return _load(model, path)
+
+
+def load_world(run: Path) -> WorldModel:
+    path = newest(run, "train_dynamics")
+    return _load(WorldModel(checkpoint.load_config(path, DynamicsConfig)), path)
+
+
+def load_agent(run: Path) -> Agent:
+    """The agent of a cloning run or of an imagination run."""
+    path = newest(run, "train_agent")
+    if checkpoint.model_class(path) == "Imagination":
+        return _load(Agent(checkpoint.load_config(path, ImaginationConfig).agent), path, part="agent")
+    return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Names a tokenizer by its weights: latents of another one mean nothing to a model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path) -> None:
+    """Raises ValueError where a model and what it is used with do not share a tokenizer."""
+    if expected != found:
+        raise ValueError(
+            f"the model in {model} knows latents of tokenizer {expected or 'unknown'}, but {other} is of tokenizer {found or 'unknown'}: "
+            "use the tokenizer that it was trained with, or train it again"
+        )
+
+
+def for_inference(model: M, device: torch.device, *, compile: bool, half: bool = True) -> M:
+    """The same model, frozen, with parameters in bfloat16 (buffers and heads stay as they are) and compiled layers."""
+    model = model.eval().requires_grad_(False).to(device)
+    for part in [model.world] if isinstance(model, Agent) else [model]:
+        for parameter in part.parameters() if half else ():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if compile:
+        compile_model(model)
+    return model
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load(model: M, path: Path, part: str = "") -> M:
+    checkpoint.load_into(model, path, ema=(path / "ema.safetensors").exists(), part=part)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,77 @@
+"""Optimizers and their learning rate, a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Schedule = Literal["constant", "cosine"]
+NOT_HIDDEN = ("embed", "head", "query")
+"""Matrices that Muon leaves to AdamW: their rows are entries of a table, not a map between features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    steps: int = 10_000
+    """Length of the run; the cosine ends here."""
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    schedule: Schedule = "cosine"
+    final_scale: float = 0.1
+    """The cosine decays to this fraction of the learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.01
+    """Applied to matrices only: not to biases, gains and other vectors."""
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("warmup_steps", "final_scale", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+def learning_rate(step: int, config: OptimizerConfig) -> float:
+    """Of the step that is about to be taken, counted from 1."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * (config.final_scale + (1 - config.final_scale) * cosine)
+
+
+def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
+    """AdamW for everything trainable, or Muon for the hidden matrices and AdamW for the rest."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
+    hidden = [(n, p) for n, p in trainable if p.ndim == 2 and not any(word in n for word in NOT_HIDDEN)]
+    if config.optimizer == "adamw" or not hidden:
+        return [_adamw([p for _, p in trainable], config)]
+    taken = {name for name, _ in hidden}
+    rest = [p for name, p in trainable if name not in taken]
+    muon = torch.optim.Muon(
+        [p for _, p in hidden],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",  # so that one learning rate serves both
+    )
+    return [muon, _adamw(rest, config)] if rest else [muon]
+
+
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    matrices: list[Tensor] = [p for p in parameters if p.ndim >= 2]
+    others: list[Tensor] = [p for p in parameters if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)

@@ -1,0 +1,76 @@
+"""A run's folder belongs to one config and, while it runs, to one process.
+
+The command, run again, resumes; a different config in the same folder is refused rather than mixed in.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.serial import to_json
+from tokenizer.files import write_atomically
+
+MAY_CHANGE = frozenset({"run", "steps", "log_every", "save_every", "keep", "num_workers"})
+"""Fields that leave what was learned so far as it is; `run` is where the folder lies now."""
+
+
+@contextmanager
+def claimed(run: Path, config: Any, *, main_process: bool) -> Iterator[None]:
+    """Holds the run's folder for this config until the block ends; ranks other than the main one pass through."""
+    if not main_process:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "lock", "a+") as lock:
+        _lock(lock.fileno(), run)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _claim_config(run, config)
+        yield
+
+
+def _lock(handle: int, run: Path) -> None:
+    # A POSIX lock, not flock: data workers do not inherit it, so it is gone the moment the main process is killed.
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = (run / "lock").read_text() or "another"
+        raise ValueError(
+            f"run folder {run} is in use by process {holder}: wait for it, stop it, or name another folder with --run"
+        ) from error
+
+
+def _claim_config(run: Path, config: Any) -> None:
+    path = run / "config.json"
+    new = to_json(config)
+    if path.exists():
+        old = _flat(json.loads(path.read_text()))
+        for name, value in _flat(new).items():
+            if name.rpartition(".")[2] not in MAY_CHANGE and old.get(name, value) != value:
+                raise ValueError(
+                    f"run folder {run} was made with {name}={old[name]!r}, this command has {name}={value!r}: "
+                    "name another folder with --run, or delete this one"
+                )
+    elif (run / "checkpoints").exists():
+        raise ValueError(f"run folder {run} has checkpoints but no config.json: name another folder with --run")
+    write_json(path, new)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        key: leaf for field, item in value.items() for key, leaf in _flat(item, f"{name}.{field}".strip(".")).items()
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(value, indent=1).encode())

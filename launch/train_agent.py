@@ -1,0 +1,62 @@
+"""Train the agent by behaviour cloning: policy, reward and end heads inside the world model, its video loss kept on.
+
+    python -m launch.train_agent laptop
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from agent.agent import Agent, AgentConfig
+from launch.command import main
+from launch.loop import LoopConfig
+from launch.models import check_same_tokenizer, load_world
+from launch.presets import MODELS
+from launch.training import TrainConfig, run_training
+from tokenizer.shards import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAgent(TrainConfig):
+    """A third of a batch is uniform; the better half of the rest, by return of the window, is what is cloned."""
+
+    dynamics: Path
+    """Run folder of the world model to start from."""
+    model: AgentConfig = AgentConfig()
+
+
+def train_agent(config: TrainAgent) -> None:
+    def build(dataset: Dataset) -> nn.Module:
+        world = load_world(config.dynamics).requires_grad_(True)
+        check_same_tokenizer(world.config.tokenizer, dataset.meta.tokenizer, model=config.dynamics, other=config.data)
+        return Agent(replace(config.model, dynamics=world.config, num_tasks=len(dataset.meta.tasks)), world)
+
+    run_training(config, build, kind="latents")
+
+
+PRESETS = {
+    "debug": TrainAgent(
+        run=Path("runs/debug/agent"),
+        data=Path("runs/debug/latents/train"),
+        dynamics=Path("runs/debug/dynamics"),
+        batch_size=6,
+        length=10,
+        model=MODELS["debug"].agent,
+        loop=LoopConfig(steps=4, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3),
+    ),
+    "laptop": TrainAgent(
+        run=Path("runs/laptop/agent"),
+        data=Path("runs/laptop/latents/train"),
+        dynamics=Path("runs/laptop/dynamics"),
+        batch_size=12,
+        length=24,
+        model=MODELS["laptop"].agent,
+        loop=LoopConfig(
+            steps=800, warmup_steps=50, log_every=20, save_every=200, learning_rate=6e-4, ema_decay=0.99, compile=True
+        ),
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, train_agent, description=__doc__)

@@ -1,0 +1,72 @@
+"""Train the dynamics: a world model on latents and actions, by shortcut forcing.
+
+    python -m launch.train_dynamics laptop
+    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics laptop
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from dynamics.actions import ActionSpace
+from dynamics.world_model import DynamicsConfig, WorldModel
+from launch.command import main
+from launch.loop import LoopConfig
+from launch.presets import MODELS
+from launch.training import TrainConfig, run_training
+from tokenizer.records import LatentClip
+from tokenizer.shards import Dataset
+from tokenizer.stream import windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDynamics(TrainConfig):
+    model: DynamicsConfig = DynamicsConfig()
+    standardise_from: int = 64
+    """Clips from which mean and spread of the latents are measured."""
+
+
+def train_dynamics(config: TrainDynamics) -> None:
+    def build(dataset: Dataset) -> nn.Module:
+        tokens, channels = dataset.meta.item_shape
+        model = WorldModel(
+            replace(
+                config.model,
+                latent_shape=(tokens, channels),
+                actions=ActionSpace.from_json(dataset.meta.action_space),
+                tokenizer=dataset.meta.tokenizer,
+            )
+        )
+        sample = windows(dataset, config.length, config.standardise_from)
+        assert isinstance(sample, LatentClip)
+        model.fit_standardisation(sample.latents)
+        return model
+
+    run_training(config, build, kind="latents")
+
+
+PRESETS = {
+    "debug": TrainDynamics(
+        run=Path("runs/debug/dynamics"),
+        data=Path("runs/debug/latents/train"),
+        batch_size=4,
+        length=8,
+        standardise_from=4,
+        model=MODELS["debug"].dynamics,
+        loop=LoopConfig(steps=4, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3),
+    ),
+    "laptop": TrainDynamics(
+        run=Path("runs/laptop/dynamics"),
+        data=Path("runs/laptop/latents/train"),
+        batch_size=8,
+        length=20,
+        model=MODELS["laptop"].dynamics,
+        loop=LoopConfig(
+            steps=2000, warmup_steps=50, log_every=20, save_every=250, learning_rate=1.5e-3, ema_decay=0.995, compile=True
+        ),
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, train_dynamics, description=__doc__)

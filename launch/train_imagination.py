@@ -1,0 +1,70 @@
+"""Train the policy in imagination: PMPO on dreams of the frozen world model, with a value head.
+
+    python -m launch.train_imagination laptop
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from agent.imagination import Imagination, ImaginationConfig
+from launch.command import main
+from launch.loop import LoopConfig
+from launch.models import check_same_tokenizer, load_agent
+from launch.presets import MODELS
+from launch.training import TrainConfig, run_training
+from tokenizer.shards import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainImagination(TrainConfig):
+    """Clips of `length` frames are the contexts: one dream starts from each."""
+
+    agent: Path
+    """Run folder of the cloned agent to start from."""
+    model: ImaginationConfig = ImaginationConfig()
+
+
+def train_imagination(config: TrainImagination) -> None:
+    def build(dataset: Dataset) -> nn.Module:
+        agent = load_agent(config.agent)
+        world = agent.world.config
+        check_same_tokenizer(world.tokenizer, dataset.meta.tokenizer, model=config.agent, other=config.data)
+        return Imagination(config.model, agent)
+
+    run_training(config, build, kind="latents")
+
+
+PRESETS = {
+    "debug": TrainImagination(
+        run=Path("runs/debug/imagination"),
+        data=Path("runs/debug/latents/train"),
+        agent=Path("runs/debug/agent"),
+        batch_size=2,
+        length=4,
+        model=MODELS["debug"].imagination,
+        loop=LoopConfig(steps=3, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3, ema_decay=0),
+    ),
+    "laptop": TrainImagination(
+        run=Path("runs/laptop/imagination"),
+        data=Path("runs/laptop/latents/train"),
+        agent=Path("runs/laptop/agent"),
+        batch_size=32,
+        length=16,
+        model=MODELS["laptop"].imagination,
+        loop=LoopConfig(
+            steps=100,
+            warmup_steps=10,
+            log_every=5,
+            save_every=25,
+            learning_rate=3e-4,
+            schedule="constant",
+            ema_decay=0,
+            compile=True,
+        ),
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, train_imagination, description=__doc__)

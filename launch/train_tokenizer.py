@@ -1,0 +1,97 @@
+"""Train the tokenizer: a masked autoencoder from video to latents and back.
+
+    python -m launch.train_tokenizer laptop
+    python -m launch.train_tokenizer laptop --run runs/other --loop.steps 5000
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from launch.command import main
+from launch.loop import LoopConfig
+from launch.pictures import save_rows
+from launch.presets import MODELS
+from launch.training import TrainConfig, open_dataset, run_training
+from tokenizer.autoencoder import Tokenizer, TokenizerConfig, to_float
+from tokenizer.losses import psnr
+from tokenizer.perceptual import perceptual_available
+from tokenizer.records import EpisodeClip
+from tokenizer.shards import Dataset
+from tokenizer.stream import windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(TrainConfig):
+    held_out: Path
+    """Folder of shards that no training sees."""
+    held_out_clips: int = 16
+    """Clips that an evaluation reconstructs."""
+    skip_frames: int = 13
+    """Frames left out at the start of each held-out episode: CarRacing opens with a zoom."""
+    model: TokenizerConfig = TokenizerConfig()
+
+
+def train_tokenizer(config: TrainTokenizer) -> None:
+    held_out = held_out_windows(config)
+
+    def build(dataset: Dataset) -> nn.Module:
+        print(
+            f"perceptual loss: LPIPS-lite0 x {config.model.perceptual_weight:g}"
+            if config.model.perceptual_weight
+            else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
+            "--model.perceptual-weight 0.2 turns it on)"
+        )
+        return Tokenizer(replace(config.model, frame_size=dataset.meta.frame_size))
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(model, Tokenizer)
+        device = next(model.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.loop.precision == "bf16"):
+            video = to_float(held_out.frames.to(device))
+            latents = model.encode(video)
+            recon = model.decode(latents).float()
+        shown = slice(0, 8)
+        save_rows(config.run / "reconstructions.png", {"real": video[shown, -1], "reconstructed": recon[shown, -1]})
+        return {"held_out_psnr": float(psnr(recon, video).mean()), "held_out_latent_std": float(latents.float().std())}
+
+    run_training(config, build, kind="frames", evaluate=evaluate)
+
+
+def held_out_windows(config: TrainTokenizer) -> EpisodeClip:
+    dataset = open_dataset(config.held_out, "frames")
+    batch = windows(dataset, config.length, config.held_out_clips, start=config.skip_frames)
+    assert isinstance(batch, EpisodeClip)
+    return batch
+
+
+PRESETS = {
+    "debug": TrainTokenizer(
+        run=Path("runs/debug/tokenizer"),
+        data=Path("runs/debug/data/train"),
+        held_out=Path("runs/debug/data/held_out"),
+        held_out_clips=2,
+        skip_frames=0,
+        batch_size=2,
+        length=4,
+        model=MODELS["debug"].tokenizer,
+        loop=LoopConfig(steps=4, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3),
+    ),
+    "laptop": TrainTokenizer(
+        run=Path("runs/laptop/tokenizer"),
+        data=Path("runs/laptop/data/train"),
+        held_out=Path("runs/laptop/data/held_out"),
+        batch_size=16,
+        length=4,
+        evaluate_every=200,
+        model=MODELS["laptop"].tokenizer,
+        loop=LoopConfig(
+            steps=1500, warmup_steps=50, log_every=20, save_every=200, learning_rate=2e-3, ema_decay=0.99, compile=True
+        ),
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, train_tokenizer, description=__doc__)

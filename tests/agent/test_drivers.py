@@ -1,0 +1,75 @@
+"""What the drivers earn. No frame is drawn."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("Box2D")
+
+from agent.collecting import collect_episode
+from agent.drivers import CorrelatedRandomDriver, Driver, RandomDriver, make_driver, mixed_driver
+from agent.envs.car_racing import CarRacingEnvironment
+from agent.scripted_driver import ScriptedDriver, Skill
+
+
+@pytest.fixture
+def env() -> CarRacingEnvironment:
+    return CarRacingEnvironment(stock=False, action_repeat=4, draw=False)
+
+
+def returns(env: CarRacingEnvironment, driver: Driver, tracks: range) -> list[float]:
+    return [collect_episode(env, driver, seed=track).total_reward for track in tracks]
+
+
+def test_the_scripted_driver_finishes_its_laps(env: CarRacingEnvironment) -> None:
+    assert min(returns(env, ScriptedDriver(), range(3))) > 800
+
+
+def test_noise_and_lapses_cost_but_do_not_end_the_drive(env: CarRacingEnvironment) -> None:
+    clumsy = returns(env, ScriptedDriver(Skill(noise=0.2, lapses_per_minute=15.0, pace=0.7)), range(4))
+    assert 300 < np.mean(clumsy) < 800
+
+
+def test_a_spin_on_the_grass_is_recovered_from(env: CarRacingEnvironment) -> None:
+    """Full throttle in a spin turned the car in circles for the rest of the episode."""
+    driver = ScriptedDriver()
+    driver.reset(np.random.default_rng(0))
+    env.reset(3)
+    for _ in range(30):
+        driver.act(env)  # it knows where it is
+        env.step(np.array([0.4, 0.8, -1]))
+    earned = sum(env.step(driver.act(env)).reward for _ in range(100))
+    assert earned > 150
+
+
+@pytest.mark.parametrize("driver", [RandomDriver(), CorrelatedRandomDriver(means=(0.0, 0.0, -0.9))])
+def test_random_drivers_get_nowhere(env: CarRacingEnvironment, driver: Driver) -> None:
+    assert np.mean(returns(env, driver, range(3))) < 50
+
+
+def test_the_mixture_holds_good_and_bad_drives(env: CarRacingEnvironment) -> None:
+    earned = [returns(env, mixed_driver(np.random.default_rng(i)), range(i, i + 1))[0] for i in range(20)]
+    assert 400 < np.mean(earned) < 750
+    assert np.max(earned) > 850 and np.std(earned) > 100
+
+
+@pytest.mark.parametrize("name", ["random", "correlated_random", "mixed"])
+def test_the_same_seed_drives_the_same_actions(env: CarRacingEnvironment, name: str) -> None:
+    first, again, other = (
+        collect_episode(env, make_driver(name, np.random.default_rng(2)), seed=seed, max_steps=30).actions
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    env.action_space.check(first)
+
+
+def test_correlated_actions_last(env: CarRacingEnvironment) -> None:
+    actions = collect_episode(env, CorrelatedRandomDriver(), seed=5, max_steps=200).actions[1:, 0]
+    assert np.corrcoef(actions[1:], actions[:-1])[0, 1] > 0.6
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="pace=0"):
+        Skill(pace=0.0)
+    with pytest.raises(ValueError, match="'expert'.*scripted"):
+        make_driver("expert", np.random.default_rng(0))

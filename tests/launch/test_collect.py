@@ -1,0 +1,92 @@
+"""Collecting a dataset."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("Box2D")
+
+from agent.seeds import EVALUATION_TRACKS, HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
+from launch import collect as command
+from launch.collect import PRESETS, CollectConfig, collect
+from tokenizer.shards import Dataset
+
+
+def config(out: Path) -> CollectConfig:
+    return replace(PRESETS["debug"], out=out, max_steps=12)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_debug_preset_makes_two_datasets_that_read_back(tmp_path: Path) -> None:
+    collect(config(tmp_path))
+    train, held_out = Dataset.open(tmp_path / "train"), Dataset.open(tmp_path / "held_out")
+    assert (len(train), len(held_out)) == (4, 2)
+    assert [sample.length for sample in train.samples] == [13] * 4  # the first frame and 12 actions
+    assert train.meta.fps == 12.5 and train.meta.action_size == 3 and train.meta.item_shape == (3, 64, 64)
+    assert train.meta.extra["driver"] == "mixed" and held_out.meta.extra["driver"] == "scripted"
+    assert not set(train.meta.extra["seeds"]) & set(held_out.meta.extra["seeds"])
+    assert train.meta.return_best >= train.meta.return_mean
+
+
+def test_run_again_it_says_that_it_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collect(config(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    collect(config(tmp_path))
+    assert "already done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_lost_shard_is_collected_again_to_the_same_bytes(tmp_path: Path) -> None:
+    collect(config(tmp_path))
+    before = digests(tmp_path)
+    (tmp_path / "train" / "shard-000001.tar").unlink()
+    collect(replace(config(tmp_path), processes=2))  # by other processes, too
+    assert digests(tmp_path) == before
+
+
+def test_an_interrupted_run_leaves_whole_shards_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect(config(tmp_path / "straight"))
+    work, calls = command.collect_shard, []
+
+    def interrupted(order: command.ShardOrder, progress: command.Progressed) -> None:
+        calls.append(order)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        work(order, progress)
+
+    monkeypatch.setattr(command, "collect_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(config(tmp_path / "resumed"))
+    assert set(digests(tmp_path / "resumed")) == {"collect.json", "train/shard-000000.tar", "train/shard-000000.json"}
+    monkeypatch.undo()
+    collect(config(tmp_path / "resumed"))
+    assert digests(tmp_path / "resumed") == digests(tmp_path / "straight")
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    collect(config(tmp_path))
+    with pytest.raises(ValueError, match="driver='mixed'"):
+        collect(replace(config(tmp_path), driver="random"))
+
+
+def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'expert'"):
+        CollectConfig(driver="expert", out=tmp_path)
+    with pytest.raises(ValueError, match="'Pong'"):
+        collect(replace(config(tmp_path), env="Pong"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_track_is_both_trained_on_and_judged() -> None:
+    last = [track_seed(start, 99, 9999) for start in (TRAIN_TRACKS, HELD_OUT_TRACKS, EVALUATION_TRACKS)]
+    assert np.all(np.array(last[:2]) < [HELD_OUT_TRACKS, EVALUATION_TRACKS])
+    with pytest.raises(ValueError, match="episode 10000"):
+        track_seed(TRAIN_TRACKS, 0, 10_000)

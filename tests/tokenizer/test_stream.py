@@ -1,0 +1,185 @@
+"""The stream: one order for all workers and ranks, exact resume, and damage that is skipped, counted and named."""
+
+import itertools
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tokenizer.records import EpisodeClip
+from tokenizer.shard_format import DatasetMeta
+from tokenizer.shard_writer import ShardWriter, finish_dataset
+from tokenizer.shards import Dataset
+from tokenizer.stream import Batch, ClipStream, StreamConfig, windows
+
+META = DatasetMeta(
+    environment="toy",
+    frame_size=(4, 4),
+    fps=20.0,
+    action_space={"continuous": ["x"], "categorical": [], "binary": []},
+    tasks=("one",),
+)
+CONFIG = StreamConfig(length=4, batch_size=2, seed=3)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """12 clips of 10 frames; each pixel of a frame is the clip's number, each reward the frame's."""
+    for number in range(3):
+        with ShardWriter(tmp_path, number, META) as shard:
+            for index in range(number * 4, number * 4 + 4):
+                frames = np.full((10, 3, 4, 4), index, np.uint8)
+                shard.write(f"clip-{index:02d}", frames=frames, rewards=np.arange(10, dtype=np.float32))
+    finish_dataset(tmp_path, META)
+    return Dataset.open(tmp_path)
+
+
+def rows(batch: Batch) -> list[tuple[int, int]]:
+    """(clip, first frame) of each row."""
+    assert isinstance(batch, EpisodeClip)
+    return [(int(f[0, 0, 0, 0]), int(r[0])) for f, r in zip(batch.frames, batch.rewards, strict=True)]
+
+
+def take(stream: ClipStream, count: int) -> list[list[tuple[int, int]]]:
+    return [rows(batch) for batch in itertools.islice(stream, count)]
+
+
+def damage(dataset: Dataset, index: int) -> None:
+    sample = dataset.samples[index]
+    path = dataset.folder / sample.shard
+    data = bytearray(path.read_bytes())
+    data[sample.members["frames.npy"].offset + 200] ^= 1
+    path.write_bytes(data)
+
+
+def test_batches_are_windows_in_the_records_shapes(dataset: Dataset) -> None:
+    batch = next(iter(ClipStream(dataset, CONFIG)))
+    assert isinstance(batch, EpisodeClip)
+    assert batch.frames.shape == (2, 4, 3, 4, 4) and batch.actions.shape == (2, 4, 1) and batch.task.shape == (2,)
+    torch.testing.assert_close(batch.rewards.diff(), torch.ones(2, 3))
+
+
+def test_an_epoch_shows_each_sample_once_and_epochs_differ(dataset: Dataset) -> None:
+    batches = take(ClipStream(dataset, CONFIG), 12)
+    first, second = (sum(part, []) for part in (batches[:6], batches[6:]))
+    assert sorted(clip for clip, _ in first) == sorted(clip for clip, _ in second) == list(range(12))
+    assert [clip for clip, _ in first] != [clip for clip, _ in second]
+    assert sorted(first) != sorted(second)  # other windows too
+
+
+def test_the_seed_decides_the_order(dataset: Dataset) -> None:
+    assert take(ClipStream(dataset, CONFIG), 6) == take(ClipStream(dataset, CONFIG), 6)
+    assert take(ClipStream(dataset, CONFIG), 6) != take(
+        ClipStream(dataset, StreamConfig(length=4, batch_size=2, seed=4)), 6
+    )
+
+
+def test_the_order_is_the_same_for_any_number_of_workers(dataset: Dataset) -> None:
+    workers = StreamConfig(length=4, batch_size=2, seed=3, num_workers=2)
+    assert take(ClipStream(dataset, workers), 15) == take(ClipStream(dataset, CONFIG), 15)
+
+
+def test_what_a_worker_holds_can_be_sent_to_a_spawned_one(dataset: Dataset) -> None:
+    slots = ClipStream(dataset, CONFIG).slots
+    torch.testing.assert_close(pickle.loads(pickle.dumps(slots))[5][0].rewards, slots[5][0].rewards)
+
+
+def test_two_ranks_cover_an_epoch_once_without_overlap(dataset: Dataset) -> None:
+    ranks = [sum(take(ClipStream(dataset, CONFIG, rank, 2), 3), []) for rank in range(2)]
+    assert sorted(clip for clip, _ in ranks[0] + ranks[1]) == list(range(12))
+    straight = take(ClipStream(dataset, StreamConfig(length=4, batch_size=4, seed=3)), 3)
+    assert [ranks[0][2 * k : 2 * k + 2] + ranks[1][2 * k : 2 * k + 2] for k in range(3)] == straight
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resuming_equals_a_straight_run(dataset: Dataset, num_workers: int) -> None:
+    config = StreamConfig(length=4, batch_size=2, seed=3, num_workers=num_workers)
+    straight = take(ClipStream(dataset, config), 10)
+    before = ClipStream(dataset, config)
+    assert take(before, 4) == straight[:4]
+    state = before.state_dict()
+    assert state["batches"] == 4  # those that workers read ahead are not counted
+    after = ClipStream(dataset, config)
+    assert after.load_state_dict(state) is None
+    assert take(after, 6) == straight[4:]
+    assert take(before, 6) == straight[4:]  # a new iteration goes on as well
+
+
+def test_reading_leaves_the_global_random_state_alone(dataset: Dataset) -> None:
+    before = torch.get_rng_state()
+    take(ClipStream(dataset, CONFIG), 2)
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_another_seed_or_dataset_does_not_resume(dataset: Dataset) -> None:
+    state = ClipStream(dataset, CONFIG).state_dict()
+    with pytest.raises(ValueError, match="seed=3 and now has 4"):
+        ClipStream(dataset, StreamConfig(length=4, batch_size=2, seed=4)).load_state_dict(state)
+    with pytest.raises(ValueError, match="saved with dataset="):
+        ClipStream(dataset.split(2)[0], CONFIG).load_state_dict(state)
+
+
+def test_other_ranks_resume_without_loss_and_say_so(dataset: Dataset) -> None:
+    one = ClipStream(dataset, CONFIG)
+    seen = sum(take(one, 2), [])
+    for rank in range(2):
+        two = ClipStream(dataset, CONFIG, rank, 2)
+        sentence = two.load_state_dict(one.state_dict())
+        assert sentence is not None and "world_size 1 -> 2" in sentence
+        seen += sum(take(two, 2), [])
+    assert sorted(clip for clip, _ in seen) == list(range(12))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_corrupt_sample_is_replaced_counted_and_named(dataset: Dataset, num_workers: int) -> None:
+    config = StreamConfig(length=4, batch_size=2, seed=3, num_workers=num_workers)
+    whole = sum(take(ClipStream(dataset, config), 6), [])
+    damage(dataset, 7)
+    stream = ClipStream(Dataset.open(dataset.folder), config)
+    got = sum(take(stream, 6), [])
+    assert list(stream.corrupt) == ["clip-07"] and "checksum of frames.npy" in stream.corrupt["clip-07"]
+    changed = [index for index in range(12) if got[index] != whole[index]]
+    assert changed == [index for index in range(12) if whole[index][0] == 7]
+    assert got == sum(take(ClipStream(Dataset.open(dataset.folder), CONFIG), 6), [])
+
+
+def test_the_last_sound_sample_fills_every_slot(dataset: Dataset) -> None:
+    for index in range(11):
+        damage(dataset, index)
+    stream = ClipStream(dataset, CONFIG)
+    assert {clip for clip, _ in sum(take(stream, 6), [])} == {11}
+    assert set(stream.corrupt) <= {f"clip-{index:02d}" for index in range(11)}
+
+
+def test_a_wholly_corrupt_dataset_is_an_error(dataset: Dataset) -> None:
+    for index in range(12):
+        damage(dataset, index)
+    with pytest.raises(ValueError, match="12 samples in a row are corrupt"):
+        take(ClipStream(dataset, CONFIG), 1)
+
+
+def test_a_shard_that_vanishes_is_an_error(dataset: Dataset) -> None:
+    stream = ClipStream(dataset, CONFIG)
+    (dataset.folder / "shard-000001.tar").unlink()
+    with pytest.raises(FileNotFoundError):
+        take(stream, 6)
+
+
+def test_short_samples_are_counted_and_none_left_is_an_error(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 0, META) as shard:
+        for length in (3, 4, 5):
+            shard.write(f"clip-{length}", frames=np.full((length, 3, 4, 4), length, np.uint8))
+    finish_dataset(tmp_path, META)
+    stream = ClipStream(Dataset.open(tmp_path), CONFIG)
+    assert (stream.num_too_short, stream.num_samples) == (1, 2)
+    assert {clip for clip, _ in sum(take(stream, 4), [])} == {4, 5}
+    with pytest.raises(ValueError, match="no sample has 6 frames: the longest of 3 has 5"):
+        ClipStream(Dataset.open(tmp_path), StreamConfig(length=6, batch_size=1))
+
+
+def test_evaluation_windows_are_those_asked_for(dataset: Dataset) -> None:
+    assert rows(windows(dataset, 4, 14, start=1)) == [(index, 1) for index in range(12)] + [(0, 5), (1, 5)]
+    with pytest.raises(ValueError, match="have 24"):
+        windows(dataset, 4, 25, start=1)

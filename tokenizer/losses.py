@@ -1,0 +1,47 @@
+"""What the losses share: running-RMS normalisation and PSNR."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+
+PSNR_FLOOR = 1e-10
+"""Mean squared error below which PSNR stays at 100 dB."""
+
+
+class RunningRMS(nn.Module):
+    """Divides a loss by a running estimate of its own root mean square (Dreamer 4, sec. 3.1).
+
+    m <- decay m + (1 - decay) L^2, starting at the first L^2; L is averaged over ranks before it enters m.
+    """
+
+    def __init__(self, decay: float = 0.99, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.decay = decay
+        self.eps = eps
+        self.register_buffer("mean_square", torch.tensor(-1.0))  # negative: nothing seen yet
+
+    mean_square: Tensor
+
+    def forward(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        if self.training:
+            self.update(loss.detach().float())
+        scale = torch.where(self.mean_square < 0, torch.ones_like(self.mean_square), self.mean_square.sqrt())
+        return loss / scale.clamp_min(self.eps)
+
+    @torch.no_grad()
+    def update(self, loss: Tensor) -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            loss = loss.clone()
+            distributed.all_reduce(loss)
+            loss = loss / distributed.get_world_size()
+        square = loss.square()
+        if not torch.isfinite(square):
+            return  # the loop stops at such a loss; the estimate must not carry it into a checkpoint
+        blended = self.decay * self.mean_square + (1 - self.decay) * square
+        self.mean_square.copy_(torch.where(self.mean_square < 0, square, blended))
+
+
+def psnr(video: Float[Tensor, "*b c h w"], target: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b"]:
+    """-10 log10 MSE of each frame, in dB; pixels in [0, 1]."""
+    error = (video.float().clamp(0, 1) - target.float()).square().flatten(-3).mean(-1)
+    return -10 * error.clamp_min(PSNR_FLOOR).log10()

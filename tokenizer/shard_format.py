@@ -1,0 +1,144 @@
+"""The dataset format: a folder of WebDataset tars, a JSON sidecar for each, and an index that marks it complete.
+
+shard-000000.tar    samples, one after another; a sample is a clip of one episode, and its members are
+    KEY.frames.npy      uint8 [t, c, h, w]; or KEY.frames.mp4; or KEY.latents.npy float16/float32 [t, n, d]
+    KEY.actions.npy     float32 [t, a], with KEY.labeled.npy bool [t]; both absent where no action is known
+    KEY.rewards.npy     float32 [t]
+    KEY.continues.npy   bool [t]
+    KEY.meta.json       environment, task, fps, action space, source, length, start, extras
+shard-000000.json   where each member lies in the tar, with its crc32; the tar's sha256
+index.json          what the whole dataset is, and its shards
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+FORMAT = "reverie-clips"
+VERSION = 1
+INDEX = "index.json"
+KINDS = ("frames", "latents")
+
+
+class CorruptSample(Exception):
+    """A sample whose bytes are not those that were written."""
+
+    def __init__(self, key: str, shard: str, reason: str) -> None:
+        super().__init__(key, shard, reason)
+        self.key, self.shard, self.reason = key, shard, reason
+
+    def __str__(self) -> str:
+        return f"sample {self.key!r} in {self.shard}: {self.reason}"
+
+
+class Member(NamedTuple):
+    """Where one file of a sample lies in its tar, in bytes."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleEntry:
+    """What a sidecar says of one sample."""
+
+    key: str
+    shard: str
+    """File name of its tar."""
+    length: int
+    """Frames."""
+    start: int
+    """Number of the first frame in its episode."""
+    task: int
+    reward_sum: float
+    item_shape: tuple[int, ...]
+    """Shape of one frame [c, h, w] or of one frame's latents [n, d]."""
+    members: dict[str, Member]
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        del data["shard"]
+        data["members"] = {name: list(member) for name, member in self.members.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], shard: str) -> "SampleEntry":
+        members = {name: Member(*member) for name, member in data["members"].items()}
+        return cls(**{**data, "shard": shard, "item_shape": tuple(data["item_shape"]), "members": members})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetMeta:
+    """What a dataset is. The writer gives the first part; `finish_dataset` fills in the second."""
+
+    environment: str
+    frame_size: tuple[int, int]
+    """Height and width in pixels; in a latent dataset, of the frames that were encoded."""
+    fps: float | int
+    """Frames per second of the clips, after action repeat."""
+    action_space: dict[str, Any]
+    """An `ActionSpace` as JSON: "continuous" names, "categorical" (name, classes) pairs, "binary" names."""
+    tasks: tuple[str, ...]
+    action_repeat: int = 1
+    kind: Literal["frames", "latents"] = "frames"
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer that made the latents; empty for frames."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Anything else that JSON can carry."""
+
+    item_shape: tuple[int, ...] = ()
+    """Shape of one frame [c, h, w] or of one frame's latents [n, d]."""
+    num_shards: int = 0
+    num_samples: int = 0
+    num_frames: int = 0
+    num_bytes: int = 0
+    return_mean: float = 0.0
+    """Of the samples' reward sums."""
+    return_std: float = 0.0
+    return_best: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of dataset {self.kind!r}, have {KINDS}")
+        if (self.kind == "latents") != bool(self.tokenizer):
+            raise ValueError(f"latents name their tokenizer and frames have none: {self.kind=}, {self.tokenizer=}")
+        if not self.tasks:
+            raise ValueError("a dataset needs at least one task name")
+        if self.fps <= 0 or self.action_repeat < 1 or min(self.frame_size) < 1:
+            raise ValueError(f"not positive: {self.fps=}, {self.action_repeat=} or {self.frame_size=}")
+
+    @property
+    def action_size(self) -> int:
+        """Length of an action row."""
+        return sum(len(self.action_space[part]) for part in ("continuous", "categorical", "binary"))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "DatasetMeta":
+        values = {f.name: data[f.name] for f in fields(cls)}
+        for name in ("frame_size", "tasks", "item_shape"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def sidecar_path(shard: Path) -> Path:
+    return shard.with_suffix(".json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError names a file that holds none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return data

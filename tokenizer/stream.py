@@ -1,0 +1,198 @@
+"""Batches in an order that is a function of (seed, epoch, sample) alone, never of timing or of the number of workers.
+
+Every window that training sees has a number, its slot. With N samples that are long enough, slot i is of epoch i // N
+and shows sample permutation(seed, epoch)[i % N] from a frame drawn by (seed, epoch, sample). Of R ranks with b rows,
+batch k of rank r is slots [(k R + r) b, (k R + r + 1) b): ranks share without overlap, and the place in the stream is
+one number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from tokenizer.records import EpisodeClip, LatentClip
+from tokenizer.shard_format import CorruptSample
+from tokenizer.shards import Dataset
+
+Batch = EpisodeClip | LatentClip
+
+MAX_ATTEMPTS = 100
+"""Corrupt samples in a row after which the dataset counts as ruined."""
+
+# SeedSequence pads with zeros, so (seed, epoch) and (seed, epoch, 0) are one state: each use begins with a number.
+_ORDER, _WINDOW, _REPLACEMENT = 1, 2, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    length: int
+    """Frames of a window."""
+    batch_size: int
+    """Rows of a batch, on each rank."""
+    seed: int = 0
+    num_workers: int = 0
+    """Processes that read; 0 reads in the caller's."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.batch_size < 1:
+            raise ValueError(f"length={self.length} and batch_size={self.batch_size} must be at least 1")
+        if self.seed < 0 or self.num_workers < 0:
+            raise ValueError(f"seed={self.seed} and num_workers={self.num_workers} must not be negative")
+
+
+class ClipStream:
+    """Iterating yields this rank's batches, [b, t, ...], forever; each `iter` goes on after the last batch handed out.
+
+    Raises ValueError where no sample is long enough, and, while iterating, where all samples are corrupt.
+    """
+
+    def __init__(self, dataset: Dataset, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} is not one of world_size={world_size}")
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self.slots = _Slots(dataset, config)
+        self.num_too_short = len(dataset) - len(self.slots.eligible)
+        """Samples that are never shown."""
+        self.corrupt: dict[str, str] = {}
+        """Samples that were skipped so far on this rank: key -> reason."""
+        self._fingerprint = dataset.fingerprint()
+        self._batches = 0
+        self._first_slot = 0
+        """Of the next batch, over all ranks."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return len(self.slots.eligible)
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = DataLoader(
+            self.slots,
+            batch_sampler=_RankSlots(self._first_slot, self.config.batch_size, self.rank, self.world_size),
+            num_workers=self.config.num_workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # the global one belongs to the training and must not move here
+        )
+        for batch, corrupt in loader:
+            self.corrupt |= corrupt
+            self._batches += 1
+            self._first_slot += self.config.batch_size * self.world_size
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream: plain JSON values, the same on all ranks after the same number of batches."""
+        return {
+            "batches": self._batches,
+            "first_slot": self._first_slot,
+            "seed": self.config.seed,
+            "length": self.config.length,
+            "batch_size": self.config.batch_size,
+            "world_size": self.world_size,
+            "dataset": self._fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> str | None:
+        """Goes on at a saved place; take a new `iter` afterwards.
+
+        With other ranks or rows than before no window is lost or repeated, but batches are cut differently: then the
+        result is a sentence that says so. Raises ValueError where the seed, the length or the data are not the same.
+        """
+        mine = self.state_dict()
+        for name in ("seed", "length", "dataset"):
+            if state[name] != mine[name]:
+                raise ValueError(
+                    f"the stream was saved with {name}={state[name]!r} and now has {mine[name]!r}: "
+                    "resume with what the run began with, or begin another run"
+                )
+        self._batches, self._first_slot = int(state["batches"]), int(state["first_slot"])
+        changed = [name for name in ("world_size", "batch_size") if state[name] != mine[name]]
+        if not changed:
+            return None
+        what = ", ".join(f"{name} {state[name]} -> {mine[name]}" for name in changed)
+        return f"the stream goes on at the same window, but its batches are no longer those of a straight run: {what}"
+
+
+class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
+    """Slot number -> (window, samples found corrupt on the way to it); what a worker process holds."""
+
+    def __init__(self, dataset: Dataset, config: StreamConfig) -> None:
+        self.dataset, self.seed, self.length = dataset, config.seed, config.length
+        lengths = [sample.length for sample in dataset.samples]
+        self.eligible: list[int] = [index for index, length in enumerate(lengths) if length >= config.length]
+        if not self.eligible:
+            raise ValueError(
+                f"no sample has {config.length} frames: the longest of {len(lengths)} has {max(lengths, default=0)}"
+            )
+
+    def __getitem__(self, slot: int) -> tuple[Batch, dict[str, str]]:
+        epoch, place = divmod(slot, len(self.eligible))
+        sample = self.eligible[int(_permutation(self.seed, epoch, len(self.eligible))[place])]
+        corrupt: dict[str, str] = {}
+        for attempt in range(min(len(self.eligible), MAX_ATTEMPTS) + 1):
+            try:
+                return self.dataset.read_window(sample, self._start(epoch, sample), self.length), corrupt
+            except CorruptSample as error:
+                corrupt[error.key] = str(error)
+            sample = self._replacement(slot, attempt)
+        raise ValueError(f"{len(corrupt)} samples in a row are corrupt, the first: {next(iter(corrupt.values()))}")
+
+    def _start(self, epoch: int, sample: int) -> int:
+        rng = np.random.default_rng((_WINDOW, self.seed, epoch, sample))
+        return int(rng.integers(self.dataset.samples[sample].length - self.length + 1))
+
+    def _replacement(self, slot: int, attempt: int) -> int:
+        """Without repetition, so that the last sound sample is found."""
+        order = np.random.default_rng((_REPLACEMENT, self.seed, slot)).permutation(len(self.eligible))
+        return self.eligible[int(order[attempt % len(order)])]
+
+
+class _RankSlots:
+    """The slots of each of a rank's batches, forever."""
+
+    def __init__(self, first_slot: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.first_slot, self.batch_size, self.rank, self.world_size = first_slot, batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.first_slot + self.rank * self.batch_size
+        while True:
+            yield list(range(first, first + self.batch_size))
+            first += self.batch_size * self.world_size
+
+
+@lru_cache(maxsize=8)  # a batch may straddle two epochs, and a process may read several streams
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((_ORDER, seed, epoch)).permutation(count)
+
+
+def _collate(items: Sequence[tuple[Batch, dict[str, str]]]) -> tuple[Batch, dict[str, str]]:
+    """Stacks in the worker, so that one record crosses to the trainer."""
+    corrupt = {key: reason for _, found in items for key, reason in found.items()}
+    return _stack([clip for clip, _ in items]), corrupt
+
+
+def _stack(clips: Sequence[Batch]) -> Batch:
+    return type(clips[0]).stack(clips)  # type: ignore[arg-type]  # all of one dataset, so of one kind
+
+
+def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
+    """The same `count` windows of `length` frames at each call, as a batch, for evaluation.
+
+    They are shared out among the samples and spread evenly over each, from frame `start` on. Raises ValueError where no
+    sample is long enough, CorruptSample where a window cannot be read.
+    """
+    eligible = [index for index, sample in enumerate(dataset.samples) if start + length <= sample.length]
+    if not eligible:
+        raise ValueError(f"no sample of {dataset.folder} has {length} frames from frame {start} on")
+    chosen: list[tuple[int, int]] = []
+    for place, index in enumerate(eligible):
+        share = count // len(eligible) + (place < count % len(eligible))
+        last = dataset.samples[index].length - length
+        chosen += [(index, int(first)) for first in np.linspace(start, last, share).round()]
+    return _stack([dataset.read_window(index, first, length) for index, first in chosen])

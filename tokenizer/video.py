@@ -1,0 +1,102 @@
+"""mp4 <-> uint8 frames, by PyAV.
+
+Axes: t frames, c h w one RGB frame.
+"""
+
+from collections.abc import Generator
+from contextlib import closing
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from tokenizer.files import write_atomically
+
+
+def encode_video(frames: NDArray[np.uint8], fps: float | int, *, crf: int = 20, gop: int = 16) -> bytes:
+    """Encodes uint8 RGB frames [t, 3, h, w] as an H.264 mp4 with a keyframe every `gop` frames.
+
+    Raises ValueError where the frames are of another shape or type.
+    """
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"a video needs uint8 frames [t, 3, h, w], got {frames.dtype} {list(frames.shape)}")
+    height, width = frames.shape[2:]
+    rate = Fraction(fps).limit_denominator(1001)
+    # One thread: the bytes then do not depend on the machine, and collectors that run side by side use the other cores.
+    # No B-frames: presentation order is decoding order, so that a seek lands on the keyframe before the wanted frame.
+    options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0", "g": str(gop), "keyint_min": str(gop)}
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"  # 4:2:0 needs even sides
+        for index, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def decode_video(data: bytes, start: int = 0, length: int | None = None) -> NDArray[np.uint8]:
+    """Decodes frames [start, start + length) of a video file's bytes, or all from `start` on: uint8 RGB [t, 3, h, w].
+
+    Decoding begins at the keyframe before `start`. Raises ValueError where the bytes are no video or hold too few
+    frames.
+    """
+    if start < 0 or (length is not None and length < 1):
+        raise ValueError(f"no window of frames: start={start}, length={length}")
+    try:
+        with av.open(BytesIO(data), "r") as container:
+            if not container.streams.video:
+                raise ValueError("the file holds no video")
+            frames = _decode_from(container, start, length, seek=start > 0)
+            if frames is None:  # the seek landed past the window, as it may in files with B-frames
+                frames = _decode_from(container, start, length, seek=False)
+    except av.FFmpegError as error:
+        raise ValueError(f"the video cannot be decoded: {error}") from error
+    if not frames or (length is not None and len(frames) < length):
+        raise ValueError(f"the video ends before frame {start + (length or 1)}")
+    return np.stack([frame.transpose(2, 0, 1) for frame in frames])
+
+
+def _decode_from(
+    container: InputContainer, start: int, length: int | None, *, seek: bool
+) -> list[NDArray[np.uint8]] | None:
+    """The window's frames [h, w, 3]; None where the first frame that came is already past `start`."""
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"  # the workers that read side by side use the other cores
+    if stream.average_rate is None or stream.time_base is None:
+        raise ValueError("the video tells no frame rate")
+    container.seek(
+        int(start / stream.average_rate / stream.time_base) + (stream.start_time or 0) if seek else 0, stream=stream
+    )
+    frames: list[NDArray[np.uint8]] = []
+    with closing(_pictures(container, stream)) as pictures:
+        for index, frame in pictures:
+            if not frames and index > start:
+                return None if seek else []
+            if index >= start:
+                frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
+            if len(frames) == length:
+                break
+    return frames
+
+
+def _pictures(container: InputContainer, stream: VideoStream) -> Generator[tuple[int, av.VideoFrame]]:
+    """Each decoded picture with its frame number in the video."""
+    assert stream.average_rate is not None and stream.time_base is not None
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            raise ValueError("the video has a frame without a time")
+        yield round((frame.pts - (stream.start_time or 0)) * stream.time_base * stream.average_rate), frame
+
+
+def write_video(path: Path | str, frames: NDArray[np.uint8], fps: float | int, *, crf: int = 18) -> None:
+    """Writes uint8 RGB frames [t, 3, h, w] as an mp4 file, whole or not at all."""
+    write_atomically(Path(path), encode_video(frames, fps, crf=crf))
