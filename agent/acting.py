@@ -4,7 +4,7 @@ Axes: b environments, c h w one RGB frame, a the flat action row.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from tokenizer.records import LatentClip
 from tokenizer.transformer import Cache
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Acts in a batch of environments; `reset` begins new episodes in all of them."""
 

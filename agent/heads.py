@@ -46,8 +46,8 @@ class TwoHot(nn.Module):
         self.out_head = nn.Linear(config.hidden, distances * config.value_bins)
         nn.init.zeros_(self.out_head.weight)
         nn.init.zeros_(self.out_head.bias)
-        grid = torch.linspace(-20, 20, config.value_bins, dtype=torch.float64)
-        self.register_buffer("bins", (grid.sign() * torch.expm1(grid.abs())).float(), persistent=False)
+        positive = torch.linspace(0, 20, config.value_bins // 2 + 1, dtype=torch.float64).expm1().float()
+        self.register_buffer("bins", torch.cat([-positive[1:].flip(0), positive]), persistent=False)
 
     bins: Tensor
 

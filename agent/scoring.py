@@ -23,15 +23,23 @@ class Episodes(NamedTuple):
 
 
 def play(
-    policy: Policy, envs: VectorEnv, seeds: Sequence[int], *, progress: Callable[[int, int], None] | None = None
+    policy: Policy,
+    envs: VectorEnv,
+    seeds: Sequence[int],
+    *,
+    max_steps: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Episodes:
-    """One episode on each seed's track, side by side; `progress` hears (step, episodes that have ended)."""
+    """One episode on each seed's track, side by side, cut after `max_steps` actions where given.
+
+    `progress` hears (step, episodes that have ended).
+    """
     policy.reset(int(seeds[0]))
     arrivals = envs.reset(seeds)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), dtype=np.int64)
     running = np.ones(len(seeds), dtype=bool)
     frames = [arrivals[0].frame]
-    while running.any():
+    while running.any() and (max_steps is None or lengths.max() < max_steps):
         arrivals = envs.step(policy.act(arrivals))
         returns += np.where(running, [a.reward for a in arrivals], 0.0)
         lengths += running

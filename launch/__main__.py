@@ -3,9 +3,6 @@
 import ast
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 
 def commands(folder: Path = Path(__file__).parent) -> dict[str, str]:
     """Each command's name and the first line of its docstring; read, not imported, so that listing is instant."""
@@ -22,12 +19,11 @@ def _is_main_guard(node: ast.stmt) -> bool:
 
 
 def main() -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, summary in commands().items():
-        table.add_row(f"python -m launch.{name}", summary)
-    console = Console()
-    console.print("Commands (add --help to any of them):")
-    console.print(table)
+    found = commands()
+    width = max(map(len, found))
+    print("Commands, each with presets: `python -m launch.demo laptop` (--help says more)\n")
+    for name, summary in found.items():
+        print(f"  python -m launch.{name:{width}}  {summary}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launch.serial import from_json, to_json
+from tokenizer.shard_format import read_json
 
 FORMAT_VERSION = 1
 T = TypeVar("T")
+
+
+class IncompleteCheckpoint(UserWarning):
+    """A whole sentence for the user, who need not know where in the code it was noticed."""
 
 
 def save(
@@ -74,7 +79,7 @@ def latest(run: Path) -> Path | None:
     for path in sorted((run / "checkpoints").glob("step_*"), reverse=True):
         if is_whole(path):
             return path
-        warnings.warn(f"checkpoint {path} is incomplete, looking for an older one", stacklevel=2)
+        warnings.warn(f"checkpoint {path} is incomplete, looking for an older one", IncompleteCheckpoint, stacklevel=2)
     return None
 
 
@@ -88,13 +93,12 @@ def is_whole(path: Path) -> bool:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((path / "state.json").read_text())
-    return state
+    return read_json(path / "state.json")
 
 
 def load_config(path: Path, kind: type[T]) -> T:
     """The config of the model in a checkpoint, as the dataclass `kind`."""
-    description = json.loads((path / "config.json").read_text())
+    description = read_json(path / "config.json")
     if description["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{path} has format {description['format_version']}, this version reads {FORMAT_VERSION}")
     if description["config_class"] != kind.__name__:
@@ -109,11 +113,11 @@ def load_into(model: nn.Module, path: Path, *, ema: bool = False, part: str = ""
 
     `part` names a submodule of the model that was saved, when `model` is only that.
     """
-    tensors = load_file(path / "model.safetensors")
+    tensors = read_tensors(path / "model.safetensors")
     if ema:
         if not (path / "ema.safetensors").exists():
             raise ValueError(f"{path} has no moving average: its run had ema_decay=0")
-        tensors |= load_file(path / "ema.safetensors")  # frozen parameters and buffers are in the model's file only
+        tensors |= read_tensors(path / "ema.safetensors")  # frozen parameters and buffers are in the model's file only
     if part:
         tensors = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
     expected = model.state_dict()
@@ -127,7 +131,7 @@ def load_into(model: nn.Module, path: Path, *, ema: bool = False, part: str = ""
 def load_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], path: Path) -> None:
     """Restores what the optimizers remember of each parameter; learning rates and the like stay as configured."""
     remembered: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(path / "optimizer.safetensors").items():
+    for key, tensor in read_tensors(path / "optimizer.safetensors").items():
         name, _, field = key.rpartition(".")
         remembered.setdefault(name, {})[field] = tensor
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -137,6 +141,16 @@ def load_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], path: Pat
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     if remembered:
         raise ValueError(f"{path} remembers the parameter {min(remembered)!r}, which no optimizer of this model has")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of a checkpoint. Raises ValueError where it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete {path.parent}, and the run goes on from an older checkpoint"
+        ) from error
 
 
 def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
@@ -210,5 +224,5 @@ def _prune(folder: Path, keep: int) -> None:
 
 def model_class(path: Path) -> str:
     """Name of the class that a checkpoint holds."""
-    name: str = json.loads((path / "config.json").read_text())["class"]
+    name: str = read_json(path / "config.json")["class"]
     return name

@@ -1,6 +1,6 @@
 """Collects a dataset: drives episodes with a scripted or random driver and writes them into shards.
 
-    python -m launch.collect laptop --episodes 200 --out data/car_racing
+    python -m launch.collect laptop --episodes 200 --out data
 
 Two datasets come of it: OUT/train, and OUT/held_out on other tracks. Run again, it goes on with the shards that are
 missing; the same seed gives the same bytes. The tracks' seeds are those of `agent.seeds`.
@@ -32,6 +32,7 @@ from tokenizer.shard_writer import finish_dataset, has_shard
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     env: str = "CarRacing-v3"
+    """Name of the environment."""
     episodes: int = 100
     """Episodes to train on."""
     held_out: int = 8
@@ -48,7 +49,8 @@ class CollectConfig:
     processes: int = 2
     """Worker processes; 0 collects in the command's own."""
     episodes_per_shard: int = 8
-    out: Path = Path("data/car_racing")
+    out: Path
+    """Folder that gets `train` and `held_out`."""
 
     def __post_init__(self) -> None:
         for driver in (self.driver, self.held_out_driver):
@@ -62,10 +64,10 @@ class CollectConfig:
             raise ValueError(f"processes={self.processes} cannot be negative")
 
 
-LAPTOP = CollectConfig(episodes=120)
+LAPTOP = CollectConfig(episodes=120, out=Path("runs/laptop/data"))
 PRESETS = {
     "debug": replace(
-        LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("data/debug")
+        LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("runs/debug/data")
     ),
     "laptop": LAPTOP,
 }
@@ -95,7 +97,7 @@ def collect(config: CollectConfig) -> None:
     ]
     _claim(config)
     if all(plan.is_done() for plan in plans):
-        console.print(f"already done: {config.out}", markup=False, highlight=False)
+        console.print(f"already done: {config.out}", markup=False, highlight=False, soft_wrap=True)
         return
     todo = [order for plan in plans for order in plan.missing()]
     for plan in plans:
@@ -225,4 +227,4 @@ def _work(order: ShardOrder) -> None:
 
 
 if __name__ == "__main__":
-    main(PRESETS, collect, description=__doc__)
+    main(PRESETS, collect, description=__doc__, processes="first")

@@ -6,42 +6,92 @@ python -m launch.train_dynamics laptop --steps 2000
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import NoReturn, TypeVar
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.text import Text
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from launch.checkpoint import IncompleteCheckpoint
+from launch.distributed import on_first_process
+from tokenizer.shard_format import CorruptSample
 
 Config = TypeVar("Config")
+SIZES = {
+    "debug": "Seconds: every part once, in its smallest form; nothing is learned.",
+    "laptop": "Minutes to hours on two processor cores: learns to see, dream and drive.",
+}
 
 
-def main(presets: Mapping[str, Config], function: Callable[[Config], None], *, description: str | None) -> None:
+def main(
+    presets: Mapping[str, Config],
+    function: Callable[[Config], None],
+    *,
+    description: str | None,
+    processes: Literal["all", "first", "one"] = "all",
+    given: Mapping[Any, Sequence[str]] | None = None,
+) -> None:
     """Runs `function` on the preset that the command line names, with its overrides; exits 2 on a wrong command line.
 
-    Set REVERIE_TRACEBACK=1 to see where an error came from.
+    `processes` says which do the work under `accelerate launch`: all share it, the first does it while the others
+    have nothing to do, or one alone is allowed. `given` names the fields of configs that the command takes from the
+    data or from another run: they are no options. Set REVERIE_TRACEBACK=1 to see where an error came from.
     """
     _check_preset(presets, sys.argv[1:])
+    if processes == "one" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _fail(f"this command starts processes of its own: run it with `{_program()}`, not accelerate launch", status=2)
     try:
         config = tyro.extras.overridable_config_cli(
-            {name: (f"the {name} preset", preset) for name, preset in presets.items()},
+            {name: (SIZES.get(name, f"The {name} preset."), preset) for name, preset in presets.items()},
             prog=_program(),
             description=description,
+            registry=_without(given or {}),
         )
     except ValueError as error:  # from a config that checks itself
         _fail(str(error), status=2)
+    if processes == "first" and not on_first_process():
+        return
     try:
-        function(config)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            function(config)
     except KeyboardInterrupt:
         _fail("stopped by Ctrl-C; run the same command again to go on", status=130)
-    except (ValueError, OSError) as error:
-        if os.environ.get("REVERIE_TRACEBACK") == "1":
+    except (ValueError, OSError, ImportError, CorruptSample) as error:
+        ours = not isinstance(error, ImportError) or error.name is None  # a game's adapter names the missing package
+        if not ours or os.environ.get("REVERIE_TRACEBACK") == "1":
             raise
         _fail(sentence(error), status=1)
 
 
-def sentence(error: ValueError | OSError) -> str:
+def _without(given: Mapping[Any, Sequence[str]]) -> ConstructorRegistry:
+    """Tells tyro to make no options of these fields: an option that is overwritten later would lie."""
+    registry, asking = ConstructorRegistry(), set[Any]()
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type not in given or info.type in asking or not isinstance(info.default, info.type):
+            return None
+        asking.add(info.type)
+        whole = ConstructorRegistry.get_struct_spec(info)
+        asking.remove(info.type)
+        assert isinstance(whole, StructConstructorSpec)
+        shown = tuple(field for field in whole.fields if field.name not in given[info.type])
+        return StructConstructorSpec(instantiate=partial(replace, info.default), fields=shown)
+
+    return registry
+
+
+def sentence(error: Exception) -> str:
     """What went wrong and what to do, without a traceback."""
+    if isinstance(error, CorruptSample):
+        return f"{error}. Copy the shard again, or delete it and run the command that made it"
     if not isinstance(error, OSError) or error.errno is None:
         return str(error) or type(error).__name__
     where = f": {error.filename}" if error.filename is not None else ""
@@ -67,7 +117,26 @@ def _program() -> str:
     return f"python -m {spec.name}" if spec is not None else os.path.basename(sys.argv[0])
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are sentences for the user; others keep Python's form."""
+    if issubclass(category, IncompleteCheckpoint):
+        Console(stderr=True, soft_wrap=True).print(Text(f"warning: {message}"))
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+
+
 def _fail(text: str, *, status: int) -> NoReturn:
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        time.sleep(3)  # where the first process failed too, it has said why, and its launcher now ends this one
+        text = f"process {rank}: {text}"
     message = Text.assemble(("error: ", "bold red"), text)
     if status == 1:
         message.append(f"\n(in {_program()}; REVERIE_TRACEBACK=1 shows where)", style="dim")

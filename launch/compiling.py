@@ -19,7 +19,10 @@ def compile_model(model: nn.Module) -> str:
     if next(model.parameters()).device.type == "cpu" and not any(
         shutil.which(name) for name in ("c++", "g++", "clang++")
     ):
-        return "no C++ compiler (c++, g++ or clang++) found: running uncompiled, about half as fast; install one to change that"
+        return (
+            "no C++ compiler (c++, g++ or clang++) found: running uncompiled, about half as fast; "
+            "install one to change that"
+        )
     # Layers of one kind share a code object: the limit counts all their shapes together.
     torch._dynamo.config.recompile_limit = 256
     torch._dynamo.config.accumulated_recompile_limit = 4096

@@ -23,8 +23,8 @@ SHOWN = (
 )
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """One entry a logged step."""
+def read_metrics(run: Path) -> list[dict[str, float | None]]:
+    """One entry a logged step; None stands for a number that was not finite."""
     path = run / "metrics.jsonl"
     if not path.exists():
         raise ValueError(f"{path} is missing: {run} is not the folder of a training run")
@@ -49,10 +49,10 @@ def plot_training(path: Path, runs: Sequence[Path]) -> None:
     pyplot.close(figure)
 
 
-def _series(entries: list[dict[str, float]]) -> dict[str, tuple[list[float], list[float]]]:
+def _series(entries: list[dict[str, float | None]]) -> dict[str, tuple[list[float], list[float]]]:
     found = {}
     for name in SHOWN:
-        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        points = [(entry["step"] or 0.0, value) for entry in entries if (value := entry.get(name)) is not None]
         if points:
             steps, values = zip(*points, strict=True)
             found[name] = (list(steps), list(values))

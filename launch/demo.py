@@ -6,16 +6,18 @@ Each stage is a command of its own that this one runs in turn. Interrupted at an
 """
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from launch.command import main
 from launch.curves import plot_training
-from launch.evaluate import show
+from launch.interrupt import Interrupts
 from launch.run_folder import write_json
 
 
@@ -37,6 +39,8 @@ class Stage:
     """Option -> folder below the demo's."""
 
 
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a stage that was told to stop."""
 TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
 STAGES = (
     Stage(name="collect", command="collect", folders={"out": "data"}),
@@ -91,22 +95,35 @@ def run_stage(stage: Stage, config: Demo) -> float:
     options = [text for name, folder in stage.folders.items() for text in (f"--{name}", str(config.run / folder))]
     began = time.perf_counter()
     command = [sys.executable, "-m", f"launch.{stage.command}", config.preset, *options]
-    status = subprocess.run(command, check=False).returncode
-    if status in (130, -2):
+    status = run_command(command)
+    if status in STOPPED:
         raise KeyboardInterrupt
     if status:
         raise ValueError(f"stage {stage.name} failed (exit code {status}); mend it and run the same command again")
     return time.perf_counter() - began
 
 
+def run_command(command: Sequence[str]) -> int:
+    """Its exit code. Ctrl-C reaches it by itself, and it may save before it ends; SIGTERM is passed on."""
+    passed_on = False
+    with Interrupts() as interrupts, subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait(timeout=0.2) or (128 + interrupts.received if interrupts.received else 0)
+            except subprocess.TimeoutExpired:
+                if interrupts.received == signal.SIGTERM and not passed_on:
+                    passed_on = True
+                    process.terminate()
+            except KeyboardInterrupt:  # a second Ctrl-C
+                process.kill()
+                raise
+
+
 def summarise(config: Demo, timings: dict[str, float]) -> None:
-    results: dict[str, Any] = json.loads((config.run / "results.json").read_text())
     dream: dict[str, Any] = json.loads((config.run / "dream" / "dream.json").read_text())
-    print()
-    show(results)
-    print(f"tokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
-    minutes = {name: f"{seconds / 60:.1f}" for name, seconds in timings.items()}
-    print(f"minutes: {', '.join(f'{name} {value}' for name, value in minutes.items())}; {sum(timings.values()) / 60:.1f} in all")
+    print(f"\ntokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
+    minutes = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in timings.items())
+    print(f"minutes: {minutes}; {sum(timings.values()) / 60:.1f} in all")
     print(f"\neverything is in {config.run}:")
     for name, what in {
         "tokenizer/reconstructions.png": "frames and what the tokenizer makes of them",
@@ -125,4 +142,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, demo, description=__doc__)
+    main(PRESETS, demo, description=__doc__, processes="one")

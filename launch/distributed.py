@@ -47,6 +47,11 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
     return accelerator
 
 
+def on_first_process() -> bool:
+    """Whether this process is the one that speaks; also before there is an accelerator."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _cores() -> int:
     """Cores that this process may use, or fewer where OMP_NUM_THREADS asks for fewer in all."""
     if "OMP_NUM_THREADS" in os.environ and "LOCAL_WORLD_SIZE" not in os.environ:

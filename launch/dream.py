@@ -2,10 +2,12 @@
 
     python -m launch.dream laptop
 
-PSNR is the mean over frames of -10 log10 MSE on [0, 1] RGB, full frame, held-out episodes after the opening zoom. "Shuffled" is
-the same model given the actions of another clip; "repeat" shows the last frame before the dream again and again.
+PSNR is the mean over frames of -10 log10 MSE on [0, 1] RGB, full frame, held-out episodes after the opening zoom.
+"Shuffled" is the same model given the actions of another clip; "repeat" shows the last frame before the dream again
+and again.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,16 @@ from dynamics.simulator import Simulator
 from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.encode_latents import encode_episode
-from launch.models import check_same_tokenizer, default_device, fingerprint, for_inference, load_tokenizer, load_world
+from launch.models import (
+    check_same_tokenizer,
+    default_device,
+    fingerprint,
+    for_inference,
+    identity,
+    load_tokenizer,
+    load_world,
+    newest,
+)
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json
 from launch.training import open_dataset
@@ -60,6 +71,10 @@ class Dream:
 
 def dream(config: Dream) -> None:
     dataset = open_dataset(config.held_out, "frames")
+    made_by = _made_by(config, dataset)
+    if is_done(config, made_by):
+        print(f"already done: {config.run}")
+        return
     tokenizer, world = load_tokenizer(config.tokenizer), load_world(config.dynamics)
     check_same_tokenizer(world.config.tokenizer, fingerprint(tokenizer), model=config.dynamics, other=config.tokenizer)
     device = default_device()
@@ -77,7 +92,30 @@ def dream(config: Dream) -> None:
     videos["repeat_real"] = to_float(clips.frames)[:, config.context - 1 : config.context].expand_as(real)
     videos["reconstruction"] = recon[:, 1:]
     curves = {name: psnr(video, real).mean(0).tolist() for name, video in videos.items()}
-    report(config, dataset, curves, real, videos)
+    report(config, dataset, curves, real, videos, made_by)
+
+
+def _made_by(config: Dream, dataset: Dataset) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "tokenizer": identity(newest(config.tokenizer, "Tokenizer")),
+        "dynamics": identity(newest(config.dynamics, "WorldModel")),
+        "held_out": dataset.fingerprint()[:16],
+        **{name: getattr(config, name) for name in ("context", "horizon", "starts", "skip_frames", "seed")},
+    }
+
+
+def is_done(config: Dream, made_by: dict[str, Any]) -> bool:
+    """Whether the run's folder holds these very dreams; dream.json is written last."""
+    path = config.run / "dream.json"
+    if not path.exists():
+        return False
+    numbers = json.loads(path.read_text())
+    if numbers.get("made_by") != made_by:
+        return False
+    if config.json is not None:
+        write_json(config.json, numbers)
+    return True
 
 
 def load_clips(config: Dream, dataset: Dataset, tokenizer: Tokenizer) -> tuple[EpisodeClip, LatentClip]:
@@ -99,8 +137,8 @@ def load_clips(config: Dream, dataset: Dataset, tokenizer: Tokenizer) -> tuple[E
             latents.append(codes[start : start + length])
     if len(windows) < 2:
         raise ValueError(
-            f"{config.held_out} has {len(windows)} windows of {length} frames after frame {config.skip_frames}, needs 2: "
-            "lower --horizon or collect longer episodes"
+            f"{config.held_out} has {len(windows)} windows of {length} frames after frame {config.skip_frames}, "
+            "needs 2: lower --horizon or collect longer episodes"
         )
     clips = EpisodeClip.stack(windows)
     shared = {name: getattr(clips, name) for name in ("actions", "labeled", "rewards", "continues", "is_first", "task")}
@@ -131,9 +169,18 @@ def decode(tokenizer: Tokenizer, latents: Tensor, first: int) -> Tensor:
     return torch.cat([tokenizer.decode(row.unsqueeze(0).to(device))[:, first:].float().cpu() for row in latents])
 
 
-def report(config: Dream, dataset: Dataset, curves: dict[str, list[float]], real: Tensor, videos: dict[str, Tensor]) -> None:
+def report(
+    config: Dream,
+    dataset: Dataset,
+    curves: dict[str, list[float]],
+    real: Tensor,
+    videos: dict[str, Tensor],
+    made_by: dict[str, Any],
+) -> None:
     horizons = [h for h in HORIZONS if h <= config.horizon]
-    table = Table(title=f"PSNR in dB against the real frames, {len(real)} held-out clips, {config.context} frames of context")
+    table = Table(
+        title=f"PSNR in dB against the real frames, {len(real)} held-out clips, {config.context} frames of context"
+    )
     table.add_column("frames ahead")
     for h in horizons:
         table.add_column(str(h), justify="right")
@@ -146,9 +193,9 @@ def report(config: Dream, dataset: Dataset, curves: dict[str, list[float]], real
         "clips": len(real),
         "context": config.context,
         "frames_per_second": dataset.meta.fps,
+        "made_by": made_by,
     }
-    for path in filter(None, (config.run / "dream.json", config.json)):
-        write_json(path, numbers)
+    config.run.mkdir(parents=True, exist_ok=True)
     plot_curves(config.run / "dream_psnr.png", curves)
     shown = [h - 1 for h in horizons]
     strip = {name: videos[name][0, shown] for name in ("dream", "shuffled", "reconstruction")}
@@ -159,6 +206,8 @@ def report(config: Dream, dataset: Dataset, curves: dict[str, list[float]], real
         for name, video in (("real", real), ("dream", videos["dream"]), ("shuffled", videos["shuffled"]))
     }
     save_side_by_side(config.run / "dream.mp4", stacked, dataset.meta.fps)
+    for path in filter(None, (config.json, config.run / "dream.json")):
+        write_json(path, numbers)
     print(f"videos, pictures and numbers in {config.run}")
 
 
@@ -173,6 +222,10 @@ def plot_curves(path: Path, curves: dict[str, list[float]]) -> None:
     pyplot.close(figure)
 
 
+SIZES: dict[str, dict[str, Any]] = {
+    "debug": {"context": 4, "horizon": 8, "starts": 2, "skip_frames": 0, "compile": False},
+    "laptop": {},
+}
 PRESETS = {
     name: Dream(
         run=Path(f"runs/{name}/dream"),
@@ -181,11 +234,8 @@ PRESETS = {
         dynamics=Path(f"runs/{name}/dynamics"),
         **sizes,
     )
-    for name, sizes in {
-        "debug": {"context": 4, "horizon": 8, "starts": 2, "skip_frames": 0, "compile": False},
-        "laptop": {},
-    }.items()
+    for name, sizes in SIZES.items()
 }
 
 if __name__ == "__main__":
-    main(PRESETS, dream, description=__doc__)
+    main(PRESETS, dream, description=__doc__, processes="first")

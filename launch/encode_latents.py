@@ -1,8 +1,9 @@
 """Encode video shards into latent shards with a trained tokenizer, episode by episode as a stream would.
 
-    python -m launch.encode_latents laptop
+python -m launch.encode_latents laptop
 """
 
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 
 from launch.command import main
 from launch.models import default_device, fingerprint, for_inference, load_tokenizer
+from launch.run_folder import write_json
 from launch.training import open_dataset
 from tokenizer.autoencoder import Tokenizer, to_float
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import CorruptSample
+from tokenizer.shard_format import INDEX, CorruptSample
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
 from tokenizer.shards import Dataset
 
@@ -40,10 +42,9 @@ def encode_latents(config: EncodeLatents) -> None:
 
 def encode_dataset(tokenizer: Tokenizer, mark: str, dataset: Dataset, out: Path) -> None:
     """Writes one latent shard for each video shard; shards that are there already are kept."""
-    if (out / "index.json").exists():
-        found = Dataset.open(out).meta.tokenizer
-        if found != mark:
-            raise ValueError(f"{out} holds latents of tokenizer {found}, this one is {mark}: delete {out} or name another --out")
+    _claim(out, {"tokenizer": mark, "video": dataset.fingerprint()[:16]})
+    if (out / INDEX).exists():
+        Dataset.open(out)  # says what is missing
         print(f"already done: {out}")
         return
     meta = replace(dataset.meta, kind="latents", tokenizer=mark, item_shape=tokenizer.config.latent_shape)
@@ -59,6 +60,23 @@ def encode_dataset(tokenizer: Tokenizer, mark: str, dataset: Dataset, out: Path)
         rate = frames / (time.perf_counter() - began)
         print(f"{out}: shard {number + 1} of {len(shards)}, {rate:.0f} frames/s", flush=True)
     finish_dataset(out, meta)
+
+
+def _claim(out: Path, made_of: dict[str, str]) -> None:
+    """Notes in the folder what is encoded there with what, so that no other shards fill up its gaps."""
+    path = out / "encode.json"
+    if not path.exists():
+        if any(out.glob("shard-*")):
+            raise ValueError(f"{out} holds shards that this command did not write: delete it or name another --out")
+        write_json(path, made_of)
+        return
+    before = json.loads(path.read_text())
+    for name, value in made_of.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{out} holds latents of {name} {before.get(name)}, this one is {value}: "
+                f"delete {out} or name another --out"
+            )
 
 
 @torch.no_grad()
@@ -86,7 +104,7 @@ def _encode_sample(tokenizer: Tokenizer, dataset: Dataset, index: int, writer: S
 
 
 def encode_episode(tokenizer: Tokenizer, frames: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Latents [t, n, d] of an episode's frames [t, c, h, w], each with the past that the tokenizer's window lets it see."""
+    """Latents [t, n, d] of an episode's frames [t, c, h, w], each with the past that the window shows it."""
     device = next(tokenizer.parameters()).device
     reach = tokenizer.config.encoder.window * max(1, tokenizer.config.encoder.time_layers)
     parts = []
@@ -105,4 +123,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    main(PRESETS, encode_latents, description=__doc__)
+    main(PRESETS, encode_latents, description=__doc__, processes="first")

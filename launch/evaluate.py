@@ -3,7 +3,8 @@
     python -m launch.evaluate laptop
     python -m launch.evaluate laptop --agents cloned --tracks 100
 
-Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command goes on.
+Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command
+goes on.
 """
 
 import json
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -23,10 +23,19 @@ from agent.scoring import Episodes, difference, play, summarise
 from agent.seeds import EVALUATION_TRACKS
 from dynamics.actions import ActionSpace
 from launch.command import main
-from launch.distributed import make_accelerator
-from launch.models import check_same_tokenizer, fingerprint, for_inference, load_agent, load_tokenizer, newest
+from launch.models import (
+    check_same_tokenizer,
+    default_device,
+    fingerprint,
+    for_inference,
+    identity,
+    load_agent,
+    load_tokenizer,
+    newest,
+)
 from launch.run_folder import write_json
 from launch.training import open_dataset
+from tokenizer.shard_format import DatasetMeta
 from tokenizer.video import write_video
 
 AgentName = Literal["random", "dataset", "cloned", "imagined"]
@@ -49,42 +58,64 @@ class Evaluate:
     processes: int = 2
     """Processes that step them."""
     task: int = 0
+    max_steps: int | None = None
+    """Actions after which an episode is cut; whole episodes where not given."""
     compile: bool = True
     json: Path | None = None
     """Also write the results here."""
 
+    def __post_init__(self) -> None:
+        for name in ("tracks", "num_envs", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}, needs at least 1")
+        if self.processes < 0 or self.task < 0:
+            raise ValueError(f"processes={self.processes} and task={self.task} must not be negative")
+
 
 def evaluate(config: Evaluate) -> None:
     dataset = open_dataset(config.data, "frames")
+    space = ActionSpace.from_json(dataset.meta.action_space)
+    # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
+    policies = {name: _policy(name, config, space) for name in config.agents if name != "dataset"}
     results: dict[str, Any] = {}
     for name in config.agents:
         if name == "dataset":
             results[name] = summarise([sample.reward_sum for sample in dataset.samples])
         else:
-            results[name] = summarise(_scores(name, config, dataset.meta.environment, dataset.meta.action_repeat))
+            results[name] = summarise(_scores(name, policies[name], config, dataset.meta))
     show(results)
     for path in filter(None, (config.run / "results.json", config.json)):
         write_json(path, results)
     print(f"results in {config.run / 'results.json'}")
 
 
-def _scores(name: AgentName, config: Evaluate, environment: str, action_repeat: int) -> list[float]:
+def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta) -> list[float]:
     """Plays what is not played yet; each batch of tracks is written down when it ends."""
     path = config.run / "scores" / f"{name}.json"
-    made_by = {"environment": environment, "action_repeat": action_repeat, "model": _identity(name, config), "task": config.task}
+    made_by = {
+        "environment": meta.environment,
+        "action_repeat": meta.action_repeat,
+        "model": _identity(name, config),
+        "task": config.task,
+        "max_steps": config.max_steps,
+    }
     kept = json.loads(path.read_text()) if path.exists() else {}
     scores: list[float] = kept["scores"] if kept.get("made_by") == made_by else []
     if len(scores) >= config.tracks:
-        print(f"{name}: already scored on {config.tracks} tracks")
+        print(f"{name}: already done, {config.tracks} tracks")
         return scores[: config.tracks]
     num_envs = min(config.num_envs, config.tracks)
     with VectorEnv(
-        environment, num_envs=num_envs, processes=config.processes, stock=True, action_repeat=action_repeat
+        meta.environment,
+        num_envs=num_envs,
+        processes=config.processes,
+        stock=True,
+        action_repeat=meta.action_repeat,
     ) as envs:
-        policy = _policy(name, config, envs.action_space)
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
-            episodes = _play_shown(name, policy, envs, range(first, first + num_envs))
+            episodes = _play_shown(name, policy, envs, range(first, first + num_envs), config.max_steps)
             if not scores:
                 write_video(config.run / "videos" / f"{name}.mp4", episodes.first_frames, envs.fps)
             scores += episodes.returns
@@ -92,15 +123,19 @@ def _scores(name: AgentName, config: Evaluate, environment: str, action_repeat: 
     return scores[: config.tracks]
 
 
-def _play_shown(name: str, policy: Policy, envs: VectorEnv, seeds: range) -> Episodes:
+def _play_shown(name: str, policy: Policy, envs: VectorEnv, seeds: range, max_steps: int | None) -> Episodes:
     began = time.perf_counter()
-    with Progress(transient=True) as bar:
+    console = Console()
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{name}: {len(seeds)} tracks", total=None)
         episodes = play(
             policy,
             envs,
             seeds,
-            progress=lambda step, ended: bar.update(task, description=f"{name}: step {step}, {ended} of {len(seeds)} tracks done"),
+            max_steps=max_steps,
+            progress=lambda step, ended: bar.update(
+                task, description=f"{name}: step {step}, {ended} of {len(seeds)} tracks done"
+            ),
         )
     seconds = time.perf_counter() - began
     mean = sum(episodes.returns) / len(episodes.returns)
@@ -112,11 +147,14 @@ def _policy(name: AgentName, config: Evaluate, space: ActionSpace) -> Policy:
     if name == "random":
         return RandomPolicy(space)
     run = config.cloned if name == "cloned" else config.imagined
-    device = make_accelerator("bf16", config.run).device
+    device = default_device()
     tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
     check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
     if agent.config.dynamics.actions != space:
-        raise ValueError(f"the agent in {run} acts in {agent.config.dynamics.actions}, the environment in {space}")
+        raise ValueError(
+            f"the agent in {run} acts in {agent.config.dynamics.actions}, the environment of {config.data} in {space}: "
+            "give the data that it was trained on"
+        )
     if config.task >= agent.config.num_tasks:
         raise ValueError(f"task={config.task}, the agent in {run} knows tasks 0 to {agent.config.num_tasks - 1}")
     return AgentPolicy(
@@ -130,8 +168,7 @@ def _identity(name: AgentName, config: Evaluate) -> str:
     """The checkpoint that is judged: another one is scored anew."""
     if name == "random":
         return "random"
-    path = newest(config.cloned if name == "cloned" else config.imagined, "train_agent" if name == "cloned" else "train_imagination")
-    return f"{path.parent.parent.name}/{path.name}/{(path / 'state.json').stat().st_mtime_ns}"
+    return identity(newest(config.cloned if name == "cloned" else config.imagined, "Agent", "Imagination"))
 
 
 def show(results: dict[str, Any]) -> None:
@@ -145,10 +182,15 @@ def show(results: dict[str, Any]) -> None:
             over = difference(row["scores"], results["random"]["scores"])
             gain = f"{over['mean']:+.0f} [{over['ci95'][0]:.0f}, {over['ci95'][1]:.0f}]"
         low, high = row["ci95"]
-        table.add_row(name, f"{row['mean']:.0f}", f"[{low:.0f}, {high:.0f}]", f"{row['std']:.0f}", str(row["tracks"]), gain)
+        numbers = (f"{row['mean']:.0f}", f"[{low:.0f}, {high:.0f}]", f"{row['std']:.0f}", str(row["tracks"]))
+        table.add_row(name, *numbers, gain)
     Console().print(table)
 
 
+SIZES: dict[str, dict[str, Any]] = {
+    "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "max_steps": 20, "compile": False},
+    "laptop": {"tracks": 20, "num_envs": 10, "processes": 2},
+}
 PRESETS = {
     name: Evaluate(
         run=Path(f"runs/{name}/evaluation"),
@@ -158,11 +200,8 @@ PRESETS = {
         imagined=Path(f"runs/{name}/imagination"),
         **sizes,
     )
-    for name, sizes in {
-        "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "compile": False},
-        "laptop": {"tracks": 20, "num_envs": 10, "processes": 2},
-    }.items()
+    for name, sizes in SIZES.items()
 }
 
 if __name__ == "__main__":
-    main(PRESETS, evaluate, description=__doc__)
+    main(PRESETS, evaluate, description=__doc__, processes="first")

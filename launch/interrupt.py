@@ -2,15 +2,20 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+ECHO_SECONDS = 2.0
+"""`accelerate launch` passes on the Ctrl-C that its processes also got from the terminal: one press, two signals."""
+
 
 class Interrupts:
-    """Remembers the first SIGINT or SIGTERM in `received`; a second one stops at once."""
+    """Remembers the first SIGINT or SIGTERM in `received`; a second one, later than an echo, stops at once."""
 
     def __init__(self) -> None:
         self.received = 0
+        self._when = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -26,6 +31,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if not self.received:
+            self.received, self._when = number, time.monotonic()
+        elif time.monotonic() - self._when > ECHO_SECONDS:
             raise KeyboardInterrupt
-        self.received = number

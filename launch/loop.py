@@ -1,6 +1,6 @@
 """The one training loop: every model of this project trains here.
 
-It knows only this of a model: `model(batch, generator)` is its training loss, `(loss, metrics)`; `model.config`, if any,
+It knows this of a model: `model(batch, generator)` is its training loss, `(loss, metrics)`; `model.config`, if any,
 is the frozen dataclass it was made from and goes into the checkpoint. All randomness of a step comes from
 `generator`, which is seeded by (seed, step, rank): so a resumed run equals one that was never stopped.
 """
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -41,17 +40,23 @@ class LoopConfig(OptimizerConfig):
     """In a command's config it is `loop: Annotated[LoopConfig, tyro.conf.arg(name="")]`, so that `--steps` sets it."""
 
     grad_clip: float = 1.0
+    """The gradient's norm is cut to this."""
     ema_decay: float = 0.999
     """Of the moving average of the weights; 0 keeps none."""
     log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
     save_every: int = 500
+    """Steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints that are kept."""
     precision: Precision = "bf16"
+    """Of the forward pass; weights and optimizer are kept in 32 bits."""
     seed: int = 0
+    """Of the initial weights, the order of the data and all noise."""
     compile: bool = False
     """Whether the command compiles the model before it trains (see `launch.compiling`)."""
     tracker: Tracker = "tensorboard"
+    """Where the curves are drawn, under the run's logs folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +187,7 @@ def _resume(path: Path | None, model: nn.Module, optimizers: list[Optimizer], em
         return Progress(step=0, seconds=0.0, warning=None)
     checkpoint.load_optimizers(model, optimizers, path)
     if ema.weights:
-        ema.load(load_file(path / "ema.safetensors"))
+        ema.load(checkpoint.read_tensors(path / "ema.safetensors"))
     state = checkpoint.load_state(path)
     warning = stream.load_state_dict(state["stream"])
     return Progress(step=state["step"], seconds=state["seconds"], warning=warning)

@@ -17,28 +17,46 @@ from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 M = TypeVar("M", bound=nn.Module)
 
 
-def newest(run: Path, command: str) -> Path:
-    """The newest whole checkpoint of a run that must exist; `command` makes one."""
+MAKERS = {
+    "Tokenizer": "train_tokenizer",
+    "WorldModel": "train_dynamics",
+    "Agent": "train_agent",
+    "Imagination": "train_imagination",
+}
+"""Model -> the command that trains it."""
+
+
+def newest(run: Path, *models: str) -> Path:
+    """The newest whole checkpoint of a run that must exist, and hold one of these models."""
     path = checkpoint.latest(run) if run.is_dir() else None
+    wanted = " or ".join(f"`python -m launch.{MAKERS[model]}`" for model in models)
     if path is None:
-        raise ValueError(f"{run} holds no checkpoint: `python -m launch.{command}` makes one")
+        raise ValueError(f"{run} holds no checkpoint: {wanted} makes one")
+    found = checkpoint.model_class(path)
+    if found not in models:
+        raise ValueError(f"{run} is the run of a {found}, not of a {models[0]}: give the folder of a run of {wanted}")
     return path
 
 
+def identity(path: Path) -> str:
+    """Names a checkpoint by when and how it came about, wherever its folder lies now."""
+    return f"{path.name}-{hashlib.sha256((path / 'state.json').read_bytes()).hexdigest()[:16]}"
+
+
 def load_tokenizer(run: Path) -> Tokenizer:
-    path = newest(run, "train_tokenizer")
+    path = newest(run, "Tokenizer")
     model = Tokenizer(checkpoint.load_config(path, TokenizerConfig))
     return _load(model, path)
 
 
 def load_world(run: Path) -> WorldModel:
-    path = newest(run, "train_dynamics")
+    path = newest(run, "WorldModel")
     return _load(WorldModel(checkpoint.load_config(path, DynamicsConfig)), path)
 
 
 def load_agent(run: Path) -> Agent:
     """The agent of a cloning run or of an imagination run."""
-    path = newest(run, "train_agent")
+    path = newest(run, "Agent", "Imagination")
     if checkpoint.model_class(path) == "Imagination":
         return _load(Agent(checkpoint.load_config(path, ImaginationConfig).agent), path, part="agent")
     return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
@@ -57,7 +75,8 @@ def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path)
     """Raises ValueError where a model and what it is used with do not share a tokenizer."""
     if expected != found:
         raise ValueError(
-            f"the model in {model} knows latents of tokenizer {expected or 'unknown'}, but {other} is of tokenizer {found or 'unknown'}: "
+            f"the model in {model} knows latents of tokenizer {expected or 'unknown'}, "
+            f"but {other} is of tokenizer {found or 'unknown'}: "
             "use the tokenizer that it was trained with, or train it again"
         )
 

@@ -18,8 +18,11 @@ class OptimizerConfig:
     steps: int = 10_000
     """Length of the run; the cosine ends here."""
     learning_rate: float = 3e-4
+    """At its peak."""
     warmup_steps: int = 100
+    """Steps in which the learning rate rises from 0 to its peak."""
     schedule: Schedule = "cosine"
+    """What the learning rate does after that."""
     final_scale: float = 0.1
     """The cosine decays to this fraction of the learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"

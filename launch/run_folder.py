@@ -1,12 +1,13 @@
 """A run's folder belongs to one config and, while it runs, to one process.
 
-The command, run again, resumes; a different config in the same folder is refused rather than mixed in.
+The command, run again, resumes; a different config in the same folder is refused rather than mixed in. A run that never
+came to a checkpoint has nothing to mix, so a mistaken option can be mended in place.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,28 @@ def _lock(handle: int, run: Path) -> None:
 def _claim_config(run: Path, config: Any) -> None:
     path = run / "config.json"
     new = to_json(config)
-    if path.exists():
+    begun = any((run / "checkpoints").glob("step_*"))
+    if begun and path.exists():
         old = _flat(json.loads(path.read_text()))
         for name, value in _flat(new).items():
-            if name.rpartition(".")[2] not in MAY_CHANGE and old.get(name, value) != value:
+            may_change = name.rpartition(".")[2] in MAY_CHANGE
+            if not may_change and old.get(name, value) != value and not _same_place(old, name, value, run):
                 raise ValueError(
                     f"run folder {run} was made with {name}={old[name]!r}, this command has {name}={value!r}: "
                     "name another folder with --run, or delete this one"
                 )
-    elif (run / "checkpoints").exists():
+    elif begun:
         raise ValueError(f"run folder {run} has checkpoints but no config.json: name another folder with --run")
     write_json(path, new)
+
+
+def _same_place(old: Mapping[str, Any], name: str, value: Any, run: Path) -> bool:
+    """Whether two strings are one path, written otherwise or moved together with the run's folder."""
+    before, run_before = old[name], old.get("run")
+    if not (isinstance(before, str) and isinstance(value, str) and isinstance(run_before, str)):
+        return False
+    moved_along = os.path.relpath(before, run_before) == os.path.relpath(value, run)
+    return moved_along or os.path.abspath(before) == os.path.abspath(value)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

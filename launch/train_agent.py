@@ -25,6 +25,10 @@ class TrainAgent(TrainConfig):
     """Run folder of the world model to start from."""
     model: AgentConfig = AgentConfig()
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 3 or self.batch_size % 3:
+            raise ValueError(f"batch_size={self.batch_size} is not a multiple of 3, and a third of a batch is uniform")
+
 
 def train_agent(config: TrainAgent) -> None:
     def build(dataset: Dataset) -> nn.Module:
@@ -53,10 +57,13 @@ PRESETS = {
         length=24,
         model=MODELS["laptop"].agent,
         loop=LoopConfig(
-            steps=800, warmup_steps=50, log_every=20, save_every=200, learning_rate=6e-4, ema_decay=0.99, compile=True
+            steps=800, warmup_steps=50, log_every=20, save_every=200, learning_rate=6e-4, optimizer="muon", ema_decay=0.99, compile=True
         ),
     ),
 }
 
+GIVEN = {AgentConfig: ["dynamics", "num_tasks"]}
+"""What the command itself fills in, from the data or from the run that it starts from."""
+
 if __name__ == "__main__":
-    main(PRESETS, train_agent, description=__doc__)
+    main(PRESETS, train_agent, description=__doc__, given=GIVEN)

@@ -63,10 +63,13 @@ PRESETS = {
         length=20,
         model=MODELS["laptop"].dynamics,
         loop=LoopConfig(
-            steps=2000, warmup_steps=50, log_every=20, save_every=250, learning_rate=1.5e-3, ema_decay=0.995, compile=True
+            steps=2000, warmup_steps=50, log_every=20, save_every=250, learning_rate=1.5e-3, optimizer="muon", ema_decay=0.995, compile=True
         ),
     ),
 }
 
+GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}
+"""What the command itself fills in, from the data or from the run that it starts from."""
+
 if __name__ == "__main__":
-    main(PRESETS, train_dynamics, description=__doc__)
+    main(PRESETS, train_dynamics, description=__doc__, given=GIVEN)

@@ -6,12 +6,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from agent.imagination import Imagination, ImaginationConfig
 from launch.command import main
 from launch.loop import LoopConfig
-from launch.models import check_same_tokenizer, load_agent
+from launch.models import check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
 from launch.training import TrainConfig, run_training
 from tokenizer.shards import Dataset
@@ -31,7 +32,9 @@ def train_imagination(config: TrainImagination) -> None:
         agent = load_agent(config.agent)
         world = agent.world.config
         check_same_tokenizer(world.tokenizer, dataset.meta.tokenizer, model=config.agent, other=config.data)
-        return Imagination(config.model, agent)
+        # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
+        half = config.loop.precision == "bf16"
+        return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))
 
     run_training(config, build, kind="latents")
 
@@ -44,7 +47,7 @@ PRESETS = {
         batch_size=2,
         length=4,
         model=MODELS["debug"].imagination,
-        loop=LoopConfig(steps=3, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3, ema_decay=0),
+        loop=LoopConfig(steps=3, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3, ema_decay=0.0),
     ),
     "laptop": TrainImagination(
         run=Path("runs/laptop/imagination"),
@@ -60,11 +63,14 @@ PRESETS = {
             save_every=25,
             learning_rate=3e-4,
             schedule="constant",
-            ema_decay=0,
+            ema_decay=0.0,
             compile=True,
         ),
     ),
 }
 
+GIVEN = {ImaginationConfig: ["agent"]}
+"""What the command itself fills in, from the data or from the run that it starts from."""
+
 if __name__ == "__main__":
-    main(PRESETS, train_imagination, description=__doc__)
+    main(PRESETS, train_imagination, description=__doc__, given=GIVEN)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from launch.command import main
+from launch.distributed import on_first_process
 from launch.loop import LoopConfig
 from launch.pictures import save_rows
 from launch.presets import MODELS
@@ -38,12 +39,13 @@ def train_tokenizer(config: TrainTokenizer) -> None:
     held_out = held_out_windows(config)
 
     def build(dataset: Dataset) -> nn.Module:
-        print(
-            f"perceptual loss: LPIPS-lite0 x {config.model.perceptual_weight:g}"
-            if config.model.perceptual_weight
-            else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
-            "--model.perceptual-weight 0.2 turns it on)"
-        )
+        if on_first_process():
+            print(
+                f"perceptual loss: LPIPS-lite0 x {config.model.perceptual_weight:g}"
+                if config.model.perceptual_weight
+                else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
+                "--model.perceptual-weight 0.2 turns it on)"
+            )
         return Tokenizer(replace(config.model, frame_size=dataset.meta.frame_size))
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
@@ -83,15 +85,25 @@ PRESETS = {
         run=Path("runs/laptop/tokenizer"),
         data=Path("runs/laptop/data/train"),
         held_out=Path("runs/laptop/data/held_out"),
-        batch_size=16,
-        length=4,
+        batch_size=8,
+        length=8,
         evaluate_every=200,
         model=MODELS["laptop"].tokenizer,
         loop=LoopConfig(
-            steps=1500, warmup_steps=50, log_every=20, save_every=200, learning_rate=2e-3, ema_decay=0.99, compile=True
+            steps=1000,
+            warmup_steps=50,
+            log_every=20,
+            save_every=200,
+            learning_rate=2e-3,
+            optimizer="muon",
+            ema_decay=0.99,
+            compile=True,
         ),
     ),
 }
 
+GIVEN = {TokenizerConfig: ["frame_size"]}
+"""What the command itself fills in, from the data or from the run that it starts from."""
+
 if __name__ == "__main__":
-    main(PRESETS, train_tokenizer, description=__doc__)
+    main(PRESETS, train_tokenizer, description=__doc__, given=GIVEN)

@@ -4,7 +4,7 @@ Encoder slots of a frame are [patches | latents], decoder slots [pixel queries |
 encoder and only themselves in the decoder; patches see patches, pixel queries see pixel queries and latents.
 
 Axes: b batch, t time, c h w one RGB frame in [0, 1], p patches of a frame, n latent tokens and d channels as the dynamics sees
-them (packed), w width.
+them (packed), s slots of a frame, e their width.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,10 @@ from tokenizer.losses import RunningRMS, psnr
 from tokenizer.perceptual import PerceptualDistance
 from tokenizer.records import EpisodeClip
 from tokenizer.transformer import Cache, SpaceTimeTransformer, TransformerConfig
+
+
+BOTTLENECK_GAIN = 0.2
+"""Before the tanh: the projection starts small and grows slowly, else the tanh saturates within a few hundred steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +122,7 @@ class Encoder(nn.Module):
         self.latent_embed = nn.Parameter(torch.randn(config.num_latents, width) * 0.02)
         self.transformer = SpaceTimeTransformer(config.encoder)
         self.bottleneck_head = nn.Linear(width, config.latent_dim)
-        # Kept small: a projection at its default size saturates the tanh within a few hundred steps.
-        nn.init.normal_(self.bottleneck_head.weight, std=0.2 * width**-0.5)
+        nn.init.normal_(self.bottleneck_head.weight, std=width**-0.5)
         nn.init.zeros_(self.bottleneck_head.bias)
         sees = torch.zeros(config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool)
         sees[: config.num_patches, : config.num_patches] = True
@@ -128,7 +131,7 @@ class Encoder(nn.Module):
 
     space_mask: Tensor
 
-    def slots(self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None) -> Float[Tensor, "b t s w"]:
+    def slots(self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None) -> Float[Tensor, "b t s e"]:
         patches = self.patch_embed(patchify(video * 2 - 1, self.config.patch).to(self.patch_embed.weight.dtype))
         if mask is not None:
             patches = torch.where(mask.unsqueeze(-1), self.mask_embed.to(patches.dtype), patches)
@@ -136,8 +139,9 @@ class Encoder(nn.Module):
         patches = patches + self.position_embed
         return torch.cat([patches, latents.to(patches.dtype)], dim=2)
 
-    def read(self, out: Float[Tensor, "b t s w"]) -> Float[Tensor, "b t n d"]:
-        bottleneck = torch.tanh(self.bottleneck_head(out[:, :, self.config.num_patches :]).float())
+    def read(self, out: Float[Tensor, "b t s e"]) -> Float[Tensor, "b t n d"]:
+        latents = self.bottleneck_head(out[:, :, self.config.num_patches :]).float()
+        bottleneck = torch.tanh(BOTTLENECK_GAIN * latents)
         return rearrange(bottleneck, "b t (n k) d -> b t n (k d)", k=self.config.packing)
 
     def step(
@@ -168,13 +172,13 @@ class Decoder(nn.Module):
 
     space_mask: Tensor
 
-    def slots(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t s w"]:
+    def slots(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t s e"]:
         unpacked = rearrange(latents, "b t n (k d) -> b t (n k) d", k=self.config.packing)
         tokens = self.latent_in(unpacked.to(self.latent_in.weight.dtype)) + self.latent_embed
         queries = self.query_embed.expand(*latents.shape[:2], -1, -1)
         return torch.cat([queries.to(tokens.dtype), tokens], dim=2)
 
-    def read(self, out: Float[Tensor, "b t s w"]) -> Float[Tensor, "b t c h w"]:
+    def read(self, out: Float[Tensor, "b t s e"]) -> Float[Tensor, "b t c h w"]:
         return unpatchify(self.pixel_head(out[:, :, : self.config.num_patches]), self.config.patch, self.config.frame_size)
 
     def step(

@@ -6,6 +6,7 @@ batch k of rank r is slots [(k R + r) b, (k R + r + 1) b): ranks share without o
 one number.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,6 +79,7 @@ class ClipStream:
             batch_sampler=_RankSlots(self._first_slot, self.config.batch_size, self.rank, self.world_size),
             num_workers=self.config.num_workers,
             collate_fn=_collate,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # the global one belongs to the training and must not move here
         )
         for batch, corrupt in loader:
@@ -128,7 +130,8 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         self.eligible: list[int] = [index for index, length in enumerate(lengths) if length >= config.length]
         if not self.eligible:
             raise ValueError(
-                f"no sample has {config.length} frames: the longest of {len(lengths)} has {max(lengths, default=0)}"
+                f"no sample of {dataset.folder} has {config.length} frames: the longest of {len(lengths)} has "
+                f"{max(lengths, default=0)}; choose a shorter length"
             )
 
     def __getitem__(self, slot: int) -> tuple[Batch, dict[str, str]]:
@@ -171,6 +174,11 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng((_ORDER, seed, epoch)).permutation(count)
 
 
+def _begin_worker(number: int) -> None:
+    """Ctrl-C is the trainer's to handle, who may finish a step first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _collate(items: Sequence[tuple[Batch, dict[str, str]]]) -> tuple[Batch, dict[str, str]]:
     """Stacks in the worker, so that one record crosses to the trainer."""
     corrupt = {key: reason for _, found in items for key, reason in found.items()}
@@ -189,7 +197,11 @@ def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
     """
     eligible = [index for index, sample in enumerate(dataset.samples) if start + length <= sample.length]
     if not eligible:
-        raise ValueError(f"no sample of {dataset.folder} has {length} frames from frame {start} on")
+        longest = max((sample.length for sample in dataset.samples), default=0)
+        raise ValueError(
+            f"no sample of {dataset.folder} has {length} frames from frame {start} on: the longest has {longest}; "
+            "choose a shorter length"
+        )
     chosen: list[tuple[int, int]] = []
     for place, index in enumerate(eligible):
         share = count // len(eligible) + (place < count % len(eligible))

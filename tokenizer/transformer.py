@@ -137,11 +137,11 @@ class CachedTimeLayer(nn.Module):
         self,
         x: Float[Tensor, "b one n d"],
         rope: tuple[Tensor, Tensor],
-        keys: Float[Tensor, "b n k w e"],
-        values: Float[Tensor, "b n k w e"],
+        keys: Float[Tensor, "b m k w e"],
+        values: Float[Tensor, "b m k w e"],
         past_mask: Bool[Tensor, "w"],
     ) -> tuple[Float[Tensor, "b one n d"], Tensor, Tensor]:
-        """Also gives the key and value [b n k 1 e] of the new frame."""
+        """Also gives the key and value [b n k 1 e] of the new frame, whose n slots are the first of the cache's m."""
         layer = self.layer[0]
         batch, _, slots, _ = x.shape
         query, key, value = layer.attention.project(layer.attention_norm(x).transpose(1, 2).flatten(0, 1))

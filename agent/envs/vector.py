@@ -5,6 +5,7 @@ its last arrival with no reward until it is reset, and the caller masks it.
 """
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -81,6 +82,7 @@ class EnvironmentGroup:
 
 def _serve(pipe: Connection, spec: EnvironmentSpec, count: int) -> None:
     """A worker's life: answers (True, result) or (False, traceback) to each command."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle, who may finish a step first
     try:
         group = EnvironmentGroup(spec, count)
         pipe.send((True, group.facts()))
@@ -90,7 +92,7 @@ def _serve(pipe: Connection, spec: EnvironmentSpec, count: int) -> None:
                 group.close()
                 return
             pipe.send((True, getattr(group, command)(argument)))
-    except (EOFError, KeyboardInterrupt):  # the caller is gone
+    except EOFError:  # the caller is gone
         return
     except Exception:
         pipe.send((False, traceback.format_exc()))

@@ -113,8 +113,11 @@ def test_leaving_the_field_terminates_with_the_frame_that_stock_shows() -> None:
     for stock in (True, False):
         env = CarRacingEnvironment(stock=stock, action_repeat=4)
         env.reset(5)
-        assert env.simulator.car is not None
-        env.simulator.car.hull.position = (PLAYFIELD + 1, 0)
+        car = env.simulator.car
+        assert car is not None
+        shift = (PLAYFIELD + 5 - car.hull.position[0], 0)
+        for body in (car.hull, *car.wheels):
+            body.position += shift
         last.append(env.step(STRAIGHT))
     assert last[1].is_last and not last[1].continues and last[1].reward == last[0].reward == -100
     np.testing.assert_array_equal(last[1].frame, last[0].frame)

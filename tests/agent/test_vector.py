@@ -59,9 +59,10 @@ def test_a_worker_that_is_killed_is_named_and_ends_the_others() -> None:
 
 
 def test_an_error_in_a_worker_comes_with_its_traceback() -> None:
-    with VectorEnv("CarRacing-v3", num_envs=1, processes=1, stock=False, action_repeat=4) as envs:
-        with pytest.raises(RuntimeError, match="(?s)worker 0 failed.*call reset first"):
-            envs.step(GAS[None])
+    envs = VectorEnv("CarRacing-v3", num_envs=1, processes=1, stock=False, action_repeat=4)
+    with pytest.raises(RuntimeError, match="(?s)worker 0 failed.*call reset first"):
+        envs.step(GAS[None])
+    envs.close()
 
 
 def test_an_unknown_environment_is_an_error_not_a_hang() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("Box2D")
 
+from agent.collecting import ShardOrder, collect_shard
 from agent.seeds import EVALUATION_TRACKS, HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch import collect as command
 from launch.collect import PRESETS, CollectConfig, collect
@@ -54,13 +55,13 @@ def test_a_lost_shard_is_collected_again_to_the_same_bytes(tmp_path: Path) -> No
 
 def test_an_interrupted_run_leaves_whole_shards_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collect(config(tmp_path / "straight"))
-    work, calls = command.collect_shard, []
+    calls: list[ShardOrder] = []
 
-    def interrupted(order: command.ShardOrder, progress: command.Progressed) -> None:
+    def interrupted(order: ShardOrder, progress: command.Progressed) -> None:
         calls.append(order)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        work(order, progress)
+        collect_shard(order, progress)
 
     monkeypatch.setattr(command, "collect_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):

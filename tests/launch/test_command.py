@@ -128,3 +128,37 @@ def test_a_command_is_listed_without_being_imported(tmp_path: Path) -> None:
     )
     (tmp_path / "library.py").write_text('"""No command."""\n')
     assert commands(tmp_path) == {"train": "Trains."}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    width: int = 8
+    """Channels."""
+    shape: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    model: Fitted = Fitted()
+
+
+def test_a_field_that_the_command_fills_in_is_no_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such an option was taken and then overwritten without a word."""
+    seen: list[Fit] = []
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["fit", "debug", *arguments])
+        main({"debug": Fit(model=Fitted(shape=(3, 4)))}, seen.append, description="Fits.", given={Fitted: ["shape"]})
+
+    run("--model.width", "16")
+    assert seen == [Fit(model=Fitted(width=16, shape=(3, 4)))]
+    with pytest.raises(SystemExit) as caught:
+        run("--model.shape", "5", "6")
+    assert caught.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("--help")
+    said = capsys.readouterr().out
+    assert "Channels." in said and "shape" not in said

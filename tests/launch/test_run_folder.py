@@ -24,8 +24,9 @@ class Run:
 
 
 def claim(config: Run) -> None:
+    """As by a command that trains for a while."""
     with claimed(config.run, config, main_process=True):
-        pass
+        (config.run / "checkpoints" / "step_00000001").mkdir(parents=True, exist_ok=True)
 
 
 def test_a_run_folder_says_what_it_was_made_with(tmp_path: Path) -> None:
@@ -50,8 +51,16 @@ def test_a_differing_config_is_one_sentence_with_both_values(tmp_path: Path) -> 
     claim(Run(tmp_path))
 
 
+def test_a_run_that_came_to_no_checkpoint_can_be_mended_in_place(tmp_path: Path) -> None:
+    """A batch size that the model refused used to stay with the folder, which then refused the right one."""
+    with pytest.raises(ValueError, match="refused"), claimed(tmp_path, Run(tmp_path), main_process=True):
+        raise ValueError("refused")
+    claim(Run(tmp_path, Loop(rate=0.5)))
+    assert json.loads((tmp_path / "config.json").read_text())["loop"]["rate"] == 0.5
+
+
 def test_checkpoints_of_nobody_are_not_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)
     with pytest.raises(ValueError, match="has checkpoints but no config.json"):
         claim(Run(tmp_path))
 
@@ -73,3 +82,17 @@ def test_two_processes_cannot_share_a_folder_until_the_first_is_gone(tmp_path: P
         finally:
             other.kill()
     claim(Run(tmp_path / "a"))
+
+
+@dataclass(frozen=True)
+class Fed(Run):
+    data: Path = Path("data")
+
+
+def test_data_that_moved_along_with_the_run_or_is_written_otherwise_is_the_same(tmp_path: Path) -> None:
+    claim(Fed(tmp_path / "a/run", data=tmp_path / "a/data"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    claim(Fed(tmp_path / "b/run", data=tmp_path / "b/data"))
+    claim(Fed(tmp_path / "b/run", data=tmp_path / "b/other/../data"))
+    with pytest.raises(ValueError, match="data="):
+        claim(Fed(tmp_path / "b/run", data=tmp_path / "b/data2"))

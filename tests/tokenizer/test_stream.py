@@ -180,6 +180,9 @@ def test_short_samples_are_counted_and_none_left_is_an_error(tmp_path: Path) -> 
 
 
 def test_evaluation_windows_are_those_asked_for(dataset: Dataset) -> None:
-    assert rows(windows(dataset, 4, 14, start=1)) == [(index, 1) for index in range(12)] + [(0, 5), (1, 5)]
-    with pytest.raises(ValueError, match="have 24"):
-        windows(dataset, 4, 25, start=1)
+    spread = [(0, 1), (0, 6), (1, 1), (1, 6)] + [(index, 1) for index in range(2, 12)]
+    assert rows(windows(dataset, 4, 14, start=1)) == spread
+    assert rows(windows(dataset, 4, 36, start=0))[:3] == [(0, 0), (0, 3), (0, 6)]
+    assert rows(windows(dataset, 10, 12)) == [(index, 0) for index in range(12)]
+    with pytest.raises(ValueError, match="has 10 frames from frame 1 on"):
+        windows(dataset, 10, 1, start=1)

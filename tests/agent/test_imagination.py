@@ -1,0 +1,214 @@
+"""Imagination training: who learns, what a dream counts for, and that the policy follows the reward."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from agent.agent import Agent, AgentConfig
+from agent.heads import HeadConfig, TwoHot
+from agent.imagination import Dream, Imagination, ImaginationConfig
+from tests.agent.conftest import toy_episodes
+from tests.builders import DYNAMICS, latent_clip, randomised, seeded
+from tokenizer.records import LatentClip
+
+CONFIG = ImaginationConfig(horizon=4, num_steps=1, value_warmup=0)
+
+
+def make(config: ImaginationConfig = CONFIG) -> Imagination:
+    heads = HeadConfig(hidden=16, distances=2, action_bins=5)
+    return Imagination(config, randomised(Agent(AgentConfig(dynamics=DYNAMICS, heads=heads))))
+
+
+@pytest.fixture
+def contexts() -> LatentClip:
+    return latent_clip(6, 4)
+
+
+def update(model: Imagination, contexts: LatentClip, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
+    loss, _ = model(contexts, seeded(seed))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def changed_parameters(model: Imagination, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+
+
+def snapshot(model: Imagination) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def all_of(model: Imagination, *parts: str) -> set[str]:
+    """Names of the parameters of these parts; the policy is also the agent's, under the name met first."""
+    return {name for name, _ in model.named_parameters() if name.startswith(parts)}
+
+
+def sgd(model: Imagination) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+
+def test_only_policy_and_value_learn(contexts: LatentClip) -> None:
+    model = make()
+    before, optimizer = snapshot(model), sgd(model)
+    for seed in range(3):
+        update(model, contexts, optimizer, seed)
+    changed = changed_parameters(model, before)
+    mine = all_of(model, "agent.policy", "value")
+    assert changed <= mine
+    assert {name for name in mine if "out_head" in name} <= changed
+    assert not any(p.requires_grad for p in model.prior.parameters())
+    assert not any(p.requires_grad for p in model.agent.world.parameters())
+
+
+def test_the_prior_is_the_policy_that_imagination_began_with(contexts: LatentClip) -> None:
+    model = make()
+    cloned, optimizer = deepcopy(model.policy.state_dict()), sgd(model)
+    assert model(contexts, seeded())[1]["kl_to_prior"] == pytest.approx(0, abs=1e-6)
+    for seed in range(3):
+        update(model, contexts, optimizer, seed)
+    for name, value in model.prior.state_dict().items():
+        assert torch.equal(value, cloned[name])
+    assert model(contexts, seeded())[1]["kl_to_prior"] > 1e-4
+
+
+def test_the_policy_that_learns_is_the_one_that_dreams(contexts: LatentClip) -> None:
+    model = make()
+    assert model.policy is model.agent.policy
+    before = model.dream(contexts, seeded()).actions
+    with torch.no_grad():
+        for weight in model.policy.out_heads:
+            weight.mul_(-3)
+    assert not torch.equal(model.dream(contexts, seeded()).actions, before)
+
+
+def test_while_the_value_warms_up_the_policy_stands_still(contexts: LatentClip) -> None:
+    model = make(replace(CONFIG, value_warmup=2))
+    before, optimizer = snapshot(model), sgd(model)
+    for seed in range(2):
+        update(model, contexts, optimizer, seed)
+        assert changed_parameters(model, before) <= all_of(model, "value")
+    assert changed_parameters(model, before)
+    update(model, contexts, optimizer, 2)
+    assert changed_parameters(model, before) & all_of(model, "agent.policy")
+
+
+def test_the_warm_up_is_saved_and_evaluation_does_not_count_for_it(contexts: LatentClip) -> None:
+    model = make(replace(CONFIG, value_warmup=2))
+    model(contexts, seeded())
+    model.eval()(contexts, seeded())
+    assert model.state_dict()["steps_seen"] == 1
+
+
+def test_a_dream_begins_at_the_context_and_holds_what_belongs_together(contexts: LatentClip) -> None:
+    model = make()
+    dream = model.dream(contexts, seeded())
+    assert dream.features.shape == (6, 5, 32) and dream.actions.shape == (6, 4, 4)
+    read = model.agent.read(contexts, seeded())[:, -1]  # the first noise that is drawn is the context's
+    torch.testing.assert_close(dream.features[:, 0], read, atol=1e-5, rtol=1e-4)
+    reward = model.agent.reward.mean(model.agent.reward(dream.features[:, 1:])[..., 0, :])
+    torch.testing.assert_close(dream.reward, reward)
+    torch.testing.assert_close(dream.goes_on, model.agent.end(dream.features[:, 1:])[..., 0].sigmoid())
+    assert not any(part.requires_grad for part in dream)
+
+
+def replay(model: Imagination, dream: Dream, monkeypatch: pytest.MonkeyPatch, contexts: LatentClip) -> Tensor:
+    monkeypatch.setattr(model, "dream", lambda *_: dream)
+    model.value_rms.mean_square.fill_(-1)
+    loss, _ = model.eval()(contexts, seeded())
+    return loss.detach()
+
+
+def test_what_a_dream_holds_after_its_end_counts_for_nothing(
+    contexts: LatentClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
+    model.steps_seen.fill_(10)
+    with torch.no_grad():
+        nn.init.normal_(model.value.out_head.weight, std=0.1)
+    dream = model.dream(contexts, seeded())
+    ended = dream._replace(goes_on=torch.tensor([1.0, 0.0, 1.0, 1.0]).repeat(6, 1))
+    after = ended._replace(
+        features=torch.cat([ended.features[:, :3], torch.randn(6, 2, 32)], dim=1),
+        actions=torch.cat([ended.actions[:, :2], ended.actions[:, :2]], dim=1),
+        reward=torch.cat([ended.reward[:, :2], torch.randn(6, 2) * 100], dim=1),
+    )
+    one, two = (replay(model, d, monkeypatch, contexts) for d in (ended, after))
+    torch.testing.assert_close(one, two)
+    before = after._replace(reward=after.reward + torch.tensor([0, 100.0, 0, 0]))
+    assert not torch.allclose(replay(model, before, monkeypatch, contexts), one)  # the end's own reward counts
+    assert not torch.allclose(replay(model, dream, monkeypatch, contexts), one)
+
+
+def test_a_dream_that_ends_at_once_still_trains(contexts: LatentClip) -> None:
+    model = make()
+    with torch.no_grad():
+        model.agent.end.out_head.weight.zero_()
+        model.agent.end.out_head.bias.fill_(-20)
+    loss, metrics = model(contexts, seeded())
+    loss.backward()
+    assert metrics["ended_share"] == 1 and torch.isfinite(loss)
+    torch.testing.assert_close(metrics["dream_return"], model.dream(contexts, seeded()).reward[:, 0].mean())
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_value_learns_the_return_of_the_frame_it_stands_on(
+    contexts: LatentClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards 0, 0, 1, 0 and no discount: before the third step the return is 1, after it 0."""
+    model = make(replace(CONFIG, discount=1.0, decay=1.0))
+    dream = model.dream(contexts, seeded())
+    features = torch.randn(1, 5, 32).expand(6, -1, -1)
+    dream = dream._replace(features=features, reward=torch.tensor([0.0, 0, 1, 0]).repeat(6, 1))
+    dream = dream._replace(goes_on=torch.tensor([1.0, 1, 1, 0]).repeat(6, 1))
+    monkeypatch.setattr(model, "dream", lambda *_: dream)
+    optimizer = torch.optim.Adam(model.value.parameters(), lr=1e-2)
+    for _ in range(100):
+        update(model, contexts, optimizer)
+    found = model.value.mean(model.value(features[0])[:, 0])[:4]
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.0, 0.0]), atol=0.1, rtol=0)
+
+
+class Signed(nn.Module):
+    """The learned reward head, its reading multiplied."""
+
+    def __init__(self, head: TwoHot, sign: float) -> None:
+        super().__init__()
+        self.head, self.sign = head, sign
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return logits
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return self.sign * self.head.mean(logits)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_policy_learns_in_dreams_to_do_what_is_rewarded(learned: Agent, sign: float) -> None:
+    agent = deepcopy(learned)
+    agent.reward = Signed(agent.reward, sign)  # type: ignore[assignment]
+    model = Imagination(ImaginationConfig(horizon=4, num_steps=1, value_warmup=5), agent)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    generator = seeded()
+
+    def chance(part: int) -> Tensor:
+        """Of the coin that is thrown at the end of a context."""
+        clip = toy_episodes(64, 4, seeded(9))
+        with torch.no_grad():
+            hidden = agent.policy(agent.read(clip, seeded())[:, -1])
+            logs = agent.policy.log_probs(hidden, agent.policy.targets(torch.zeros(64, 1, 2)))
+        return logs[part][:, 0, 1].exp()
+
+    before = chance(1).mean()
+    assert 0.4 < before < 0.8
+    for _ in range(60):
+        update(model, toy_episodes(8, 4, generator), optimizer, int(torch.randint(10**6, (), generator=generator)))
+    after = chance(1).mean()
+    assert after > 0.93 if sign > 0 else after < 0.1
+    shown = toy_episodes(64, 4, seeded(9)).latents[:, -1, 0, 0] > 0
+    kept = torch.where(shown, chance(0), 1 - chance(0))
+    assert kept.mean() > 0.8  # what earns nothing stays with the prior

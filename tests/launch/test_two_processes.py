@@ -1,0 +1,107 @@
+"""Every command under `accelerate launch` with two processes on this machine, joined by gloo where there is no GPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from launch import checkpoint
+from tokenizer.shards import Dataset
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def launch(*arguments: object, code: int = 0) -> str:
+    """What two processes of a command say, on stdout and stderr together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    start = f"accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port} -m"
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [sys.executable, "-m", *start.split(), *map(str, arguments)],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def weights(run: Path) -> dict[str, str]:
+    path = checkpoint.latest(run)
+    assert path is not None
+    return {file.name: sha256(file.read_bytes()).hexdigest() for file in path.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", "imagination"])
+def test_a_model_trains_on_two_ranks_with_one_log_and_one_checkpoint_and_resumes_exactly(
+    pipeline: Path, tmp_path: Path, stage: str
+) -> None:
+    inputs = {
+        "tokenizer": {"data": "data/train", "held-out": "data/held_out"},
+        "dynamics": {"data": "latents/train"},
+        "agent": {"data": "latents/train", "dynamics": "dynamics"},
+        "imagination": {"data": "latents/train", "agent": "agent"},
+    }[stage]
+    folders = [text for name, folder in inputs.items() for text in (f"--{name}", str(pipeline / folder))]
+    command = (f"launch.train_{stage}", "debug", *folders, "--schedule", "constant")
+    straight = launch(*command, "--run", tmp_path / "straight", "--steps", 4)
+    assert straight.count("starting at step 1 of 4") == 1
+    assert straight.count("step 4/4") == 1
+    assert straight.count("perceptual loss:") <= 1
+    launch(*command, "--run", tmp_path / "cut", "--steps", 2)
+    resumed = launch(*command, "--run", tmp_path / "cut", "--steps", 4)
+    assert resumed.count("resuming at step 3 of 4") == 1
+    assert "warning" not in resumed.replace("To avoid this warning", "")
+
+    for run in (tmp_path / "straight", tmp_path / "cut"):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+        path = checkpoint.latest(run)
+        assert path is not None and path.name == "step_00000004"
+        assert checkpoint.load_state(path)["stream"]["world_size"] == 2
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("stage", ["collect", "encode_latents", "dream", "evaluate"])
+def test_a_stage_that_one_process_does_is_done_once(pipeline: Path, tmp_path: Path, stage: str) -> None:
+    tokenizer, out = ("--tokenizer", pipeline / "tokenizer"), tmp_path / "out"
+    arguments: dict[str, tuple[object, ...]] = {
+        "collect": ("--out", out),
+        "encode_latents": (*tokenizer, "--data", pipeline / "data", "--out", out),
+        "dream": (*tokenizer, "--held-out", pipeline / "data/held_out", "--run", out)
+        + ("--dynamics", pipeline / "dynamics"),
+        "evaluate": (*tokenizer, "--data", pipeline / "data/train", "--agents", "random", "cloned", "--run", out)
+        + ("--cloned", pipeline / "agent"),
+    }
+    said = launch(f"launch.{stage}", "debug", *arguments[stage])
+    last = {
+        "collect": "held_out: 2 episodes",
+        "encode_latents": "held_out: shard 1 of 1",
+        "dream": "videos, pictures and numbers in",
+        "evaluate": "results in",
+    }[stage]
+    assert said.count(last) == 1
+    if stage in ("collect", "encode_latents"):
+        assert len(Dataset.open(out / "train")) == 4
+
+
+def test_an_error_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:
+    said = launch("launch.train_dynamics", "debug", "--data", tmp_path, "--run", tmp_path / "run", code=1)
+    assert said.count("error: ") == 1 and f"{tmp_path} is no dataset" in said
+
+
+def test_the_demo_starts_its_own_processes_and_refuses_a_launcher(tmp_path: Path) -> None:
+    said = launch("launch.demo", "debug", "--run", tmp_path / "run", code=1)
+    assert "starts processes of its own: run it with `python -m launch.demo`" in said
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,159 @@
+"""The space-time transformer: causal, windowed, and the same whether it runs whole or frame by frame."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.builders import SMALL, randomised
+from tokenizer.transformer import Cache, SpaceTimeTransformer, TransformerConfig
+
+SLOTS, FRAMES = 5, 9
+MASK = torch.ones(SLOTS, SLOTS, dtype=torch.bool)
+MASK[:3, 3:] = False  # the last two slots are seen by themselves alone
+
+
+def changed(one: Tensor, other: Tensor) -> Tensor:
+    """Which frames and slots [t, n] differ."""
+    return (one - other).abs().amax((0, 3)) > 1e-4
+
+
+@pytest.fixture
+def model() -> SpaceTimeTransformer:
+    return randomised(SpaceTimeTransformer(SMALL))
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, FRAMES, SLOTS, 16)
+
+
+def run_cached(model: SpaceTimeTransformer, x: Tensor, context: int, in_place: bool) -> Tensor:
+    out, cache = model.prefill(x[:, :context], MASK)
+    outs = [out]
+    for t in range(context, x.shape[1]):
+        out, cache = model.step(x[:, t : t + 1], MASK, cache, write=True, in_place=in_place)
+        outs.append(out)
+    return torch.cat(outs, dim=1)
+
+
+def test_no_frame_sees_the_future(model: SpaceTimeTransformer, x: Tensor) -> None:
+    other = x.clone()
+    other[:, 4:] += 1
+    torch.testing.assert_close(model(other, None)[:, :4], model(x, None)[:, :4])
+    assert changed(model(other, None), model(x, None))[4:].all()
+
+
+def test_one_time_layer_reaches_back_the_window_and_no_further(x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(replace(SMALL, depth=1, time_every=1)))
+    other = x.clone()
+    other[:, 1] += 1
+    assert changed(model(other, None), model(x, None)).all(1).tolist() == [False] + [True] * 3 + [False] * 5
+    assert not changed(model(other, None), model(x, None))[4:].any()
+
+
+def test_a_slot_attends_over_time_to_itself_alone(x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(replace(SMALL, depth=1, time_every=1)))
+    other = x.clone()
+    other[:, :, 2] += torch.randn(16)
+    found = changed(model(other, None), model(x, None))
+    assert found[:, 2].all() and not found[:, [0, 1, 3, 4]].any()
+
+
+def test_a_space_layer_mixes_the_slots_of_one_frame(x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(replace(SMALL, depth=1, time_every=2)))
+    other = x.clone()
+    other[:, 3, 4] += torch.randn(16)
+    found = changed(model(other, None), model(x, None))
+    assert found[3].all() and not found[[0, 1, 2, 4, 5, 6, 7, 8]].any()
+    masked = changed(model(other, MASK), model(x, MASK))
+    assert masked[3].tolist() == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("context", [1, 2, 3, 7])
+def test_cached_equals_uncached_also_after_the_window_slid(
+    model: SpaceTimeTransformer, x: Tensor, context: int, in_place: bool
+) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(run_cached(model, x, context, in_place), model(x, MASK), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(SMALL, window=1), replace(SMALL, window=2, soft_cap=1.0), replace(SMALL, window=50)]
+)
+def test_cached_equals_uncached_for_any_window(config: TransformerConfig, x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(config))
+    with torch.no_grad():
+        torch.testing.assert_close(run_cached(model, x, 2, True), model(x, MASK), atol=1e-5, rtol=1e-5)
+
+
+def test_a_stream_that_is_millions_of_frames_old_goes_on_as_a_young_one(
+    model: SpaceTimeTransformer, x: Tensor
+) -> None:
+    cache = replace(model.empty_cache(2, SLOTS, x.device, x.dtype), next_position=50_000_001)
+    outs = []
+    with torch.no_grad():
+        for t in range(FRAMES):
+            out, cache = model.step(x[:, t : t + 1], MASK, cache, write=True, in_place=True)
+            outs.append(out)
+        torch.testing.assert_close(torch.cat(outs, dim=1), model(x, MASK), atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_that_is_not_in_place_leaves_the_old_cache_valid(model: SpaceTimeTransformer, x: Tensor) -> None:
+    other = x.clone()
+    other[:, 5] += 1
+    with torch.no_grad():
+        _, cache = model.prefill(x[:, :5], MASK)
+        steps = [model.step(way[:, 5:6], MASK, cache, write=True) for way in (x, other, x)]
+        for way, (out, after) in zip((x, other, x), steps, strict=True):
+            torch.testing.assert_close(out, model(way[:, :6], MASK)[:, 5:], atol=1e-5, rtol=1e-5)
+            out, _ = model.step(x[:, 6:7], MASK, after, write=True)
+            expected = model(torch.cat([way[:, :6], x[:, 6:7]], 1), MASK)[:, 6:]
+            torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_without_write_leaves_the_cache_as_it_was(model: SpaceTimeTransformer, x: Tensor) -> None:
+    with torch.no_grad():
+        _, cache = model.prefill(x[:, :5], MASK)
+        before = [ring.clone() for ring in (*cache.keys, *cache.values, cache.positions)]
+        out, after = model.step(x[:, 6:7], MASK, cache, write=False, in_place=True)
+        assert after is cache and cache.next_position == 5
+        for ring, old in zip((*cache.keys, *cache.values, cache.positions), before, strict=True):
+            assert torch.equal(ring, old)
+        expected = model(torch.cat([x[:, :5], x[:, 6:7]], 1), MASK)[:, 5:]
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_slots_that_nobody_sees_may_be_left_out_of_a_step(model: SpaceTimeTransformer, x: Tensor) -> None:
+    with torch.no_grad():
+        _, cache = model.prefill(x[:, :5], MASK)
+        part, _ = model.step(x[:, 5:6, :3], None, cache, write=False)
+        torch.testing.assert_close(part, model(x[:, :6], MASK)[:, 5:, :3], atol=1e-5, rtol=1e-5)
+
+
+def test_the_rings_never_grow(model: SpaceTimeTransformer, x: Tensor) -> None:
+    _, cache = model.prefill(x, MASK)
+    assert isinstance(cache, Cache) and len(cache.keys) == SMALL.time_layers == 2
+    assert all(ring.shape == (2, SLOTS, 1, SMALL.window - 1, 8) for ring in (*cache.keys, *cache.values))
+    assert sorted(cache.positions.tolist()) == [7, 8]
+
+
+def test_a_fresh_stack_is_its_final_norm_alone(x: Tensor) -> None:
+    model = SpaceTimeTransformer(SMALL)
+    torch.testing.assert_close(model(x, None), model.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"dim": 15}, "dim=15"),
+        ({"num_heads": 8, "dim": 8}, "even width"),
+        ({"num_kv_heads": 3}, "num_kv_heads=3"),
+        ({"window": 0}, "positive"),
+    ],
+)
+def test_a_width_that_does_not_split_is_named(wrong: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(SMALL, **wrong)
