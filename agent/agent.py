@@ -1,4 +1,6 @@
-"""The agent: task-conditioned tokens inside the world model, and heads for actions, rewards and ends (Dreamer 4, sec. 3.3, eq. 9).
+"""The agent: task-conditioned tokens inside the world model, and heads for actions, rewards and ends.
+
+Dreamer 4, sec. 3.3, eq. 9.
 
 Axes: b batch, t time, s agent tokens, w width, l distances ahead, a the flat action row.
 """
@@ -44,11 +46,14 @@ class Agent(nn.Module):
         self.policy = PolicyHead(features, config.dynamics.actions, config.heads)
         self.reward = TwoHot(features, config.heads, distances=config.heads.distances)
         self.end = EndHead(features, config.heads)
-        self.video_rms, self.policy_rms, self.reward_rms, self.end_rms = (RunningRMS() for _ in range(4))
+        self.video_rms, self.policy_rms, self.reward_rms = RunningRMS(), RunningRMS(), RunningRMS()
+        # Ends are rare: their loss falls to almost nothing, and divided by that its noise would rule the others.
+        self.end_rms = RunningRMS(eps=0.1)
 
     def tokens(self, task: Int[Tensor, "b"]) -> Float[Tensor, "b s w"]:
         """The agent's input in every frame of an episode."""
-        return self.token_embed + self.task_embed(task).unflatten(-1, self.token_embed.shape)
+        of_task: Tensor = self.task_embed(task).unflatten(-1, self.token_embed.shape)
+        return self.token_embed + of_task
 
     def features(self, agent_output: Float[Tensor, "*b s w"]) -> Float[Tensor, "*b f"]:
         """h_t, what the heads read."""

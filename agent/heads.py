@@ -27,7 +27,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.value_bins % 2 == 0 or self.action_bins % 2 == 0:
-            raise ValueError(f"value_bins={self.value_bins} and action_bins={self.action_bins} must be odd: zero is a bin")
+            raise ValueError(
+                f"value_bins={self.value_bins} and action_bins={self.action_bins} must be odd: zero is a bin"
+            )
 
 
 class Trunk(nn.Sequential):
@@ -52,7 +54,8 @@ class TwoHot(nn.Module):
     bins: Tensor
 
     def forward(self, features: Float[Tensor, "*b w"]) -> Float[Tensor, "*b l k"]:
-        return self.out_head(F.silu(self.trunk(features))).float().unflatten(-1, (-1, len(self.bins)))
+        logits: Tensor = self.out_head(F.silu(self.trunk(features))).float().unflatten(-1, (-1, len(self.bins)))
+        return logits
 
     def mean(self, logits: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
         return twohot_mean(logits, self.bins)
@@ -71,7 +74,7 @@ def twohot(target: Float[Tensor, "*b"], bins: Float[Tensor, "k"]) -> Float[Tenso
 
 
 def twohot_mean(logits: Float[Tensor, "*b k"], bins: Float[Tensor, "k"]) -> Float[Tensor, "*b"]:
-    """Expectation in float32; bins of opposite sign are paired first, so that a symmetric distribution gives exactly 0."""
+    """Expectation in float32; bins of opposite sign are paired first: a symmetric distribution gives exactly 0."""
     weights = logits.float().softmax(-1)
     half = len(bins) // 2
     positive, negative = weights[..., half + 1 :], weights[..., :half].flip(-1)
@@ -96,11 +99,12 @@ class EndHead(nn.Module):
 class PolicyHead(nn.Module):
     """A distribution over action rows for each distance ahead; index 0 is the next action.
 
-    Every part is a categorical: continuous parts are cut into bins over [-1, 1], so that demonstrations which go left or right
-    keep two modes where a Gaussian would drive straight between them, and so that the KL to a prior is exact. Continuous parts are chosen
-    one after the other, each given those before, so that modes stay joint (steering left goes with its own speed).
-    Categorical and binary parts are independent of each other given the continuous ones, as in the paper.
-    A continuous action is trained towards its two nearest bins, by nearness, and sampled at a bin's centre.
+    Every part is a categorical: continuous parts are cut into bins over [-1, 1], so that demonstrations which go left
+    or right keep two modes where a Gaussian would drive straight between them, and so that the KL to a prior is exact.
+    Continuous parts are chosen one after the other, each given those before, so that modes stay joint (steering left
+    goes with its own speed). Categorical and binary parts are independent of each other given the continuous ones, as
+    in the paper. A continuous action is trained towards its two nearest bins, by nearness, and sampled at a bin's
+    centre.
     """
 
     def __init__(self, width: int, space: ActionSpace, config: HeadConfig) -> None:
@@ -110,9 +114,7 @@ class PolicyHead(nn.Module):
         self.classes += [count for _, count in space.categorical] + [2] * len(space.binary)
         self.num_continuous = len(space.continuous)
         self.trunk = Trunk(width, config.hidden)
-        self.out_heads = nn.ParameterList(
-            torch.zeros(config.distances, config.hidden, count) for count in self.classes
-        )
+        self.out_heads = nn.ParameterList(torch.zeros(config.distances, config.hidden, count) for count in self.classes)
         self.context_embed = nn.ModuleList(
             nn.Linear(config.action_bins, config.hidden, bias=False)
             for _ in range(min(self.num_continuous, len(self.classes) - 1))  # the last part is no context of another
@@ -132,7 +134,8 @@ class PolicyHead(nn.Module):
         weights = [twohot(value, self.bins) for value in parts.continuous.unbind(-1)]
         discrete = torch.cat([parts.categorical, parts.binary], dim=-1).unbind(-1)
         return weights + [
-            F.one_hot(index, count).float() for index, count in zip(discrete, self.classes[self.num_continuous :], strict=True)
+            F.one_hot(index, count).float()
+            for index, count in zip(discrete, self.classes[self.num_continuous :], strict=True)
         ]
 
     def log_probs(self, hidden: Float[Tensor, "*b h"], targets: list[Tensor]) -> list[Float[Tensor, "*b l k"]]:
@@ -155,7 +158,9 @@ class PolicyHead(nn.Module):
             total = total + (log * target).sum(-1)
         return total
 
-    def kl(self, hidden: Tensor, prior: "PolicyHead", prior_hidden: Tensor, rows: Float[Tensor, "*b l a"]) -> Float[Tensor, "*b l"]:
+    def kl(
+        self, hidden: Tensor, prior: "PolicyHead", prior_hidden: Tensor, rows: Float[Tensor, "*b l a"]
+    ) -> Float[Tensor, "*b l"]:
         """KL[self || prior] at the sampled rows: exact for each part given the parts before it."""
         targets = self.targets(rows)
         ours, theirs = self.log_probs(hidden, targets), prior.log_probs(prior_hidden, targets)

@@ -71,7 +71,9 @@ class Imagination(nn.Module):
         value = self.value.mean(value_logits).detach()
         returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
         # A step counts while the dream has not ended before it.
-        counts = torch.cat([torch.ones_like(dream.goes_on[:, :1]), dream.goes_on[:, :-1]], dim=1).gt(0.5).cumprod(1).bool()
+        counts = (
+            torch.cat([torch.ones_like(dream.goes_on[:, :1]), dream.goes_on[:, :-1]], dim=1).gt(0.5).cumprod(1).bool()
+        )
         value_loss = (self.value.loss(value_logits[:, :-1], returns) * counts).sum() / counts.sum()
         policy_loss, kl, advantage = self.policy_loss(dream, returns - value[:, :-1], counts)
         if self.training:

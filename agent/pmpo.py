@@ -39,8 +39,8 @@ def pmpo_loss(
 ) -> Float[Tensor, ""]:
     """(1 - alpha) mean_{A<0} ln pi - alpha mean_{A>=0} ln pi + beta mean KL[pi || prior].
 
-    Each set is averaged by itself over batch and time; an empty set adds nothing. Steps where `counts` is false (after the end
-    of an episode) are in neither.
+    Each set is averaged by itself over batch and time; an empty set adds nothing. Steps where `counts` is false (after
+    the end of an episode) are in neither.
     """
     good = _mean_where(log_prob, (advantage >= 0) & counts)
     bad = _mean_where(log_prob, (advantage < 0) & counts)

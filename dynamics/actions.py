@@ -108,7 +108,7 @@ class ActionSpace:
 
 
 class ActionEmbedding(nn.Module):
-    """Embeds each part by itself and sums them with a learned base; an unknown action is the base alone (Dreamer 4, sec. 3.2)."""
+    """Embeds each part and sums them with a learned base; an unknown action is the base alone (Dreamer 4, sec. 3.2)."""
 
     def __init__(self, space: ActionSpace, dim: int) -> None:
         super().__init__()

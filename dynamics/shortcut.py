@@ -1,7 +1,7 @@
 """Shortcut forcing: learn to denoise in few large steps (Dreamer 4, eq. 7), and to sample with them.
 
-Signal levels and step sizes are whole multiples of the finest step d_min = 1/K_max: level k means tau = k/K_max, a step of
-u units means d = u/K_max. K_max is a power of two.
+Signal levels and step sizes are whole multiples of the finest step d_min = 1/K_max: level k means tau = k/K_max, a step
+of u units means d = u/K_max. K_max is a power of two.
 
 Axes: b batch, t time, n latent tokens of a frame, d their channels.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -72,7 +72,7 @@ def bootstrap_target(
 def shortcut_error(
     estimate: Float[Tensor, "b t n d"], clean: Float[Tensor, "b t n d"], target: Float[Tensor, "r t n d"], grid: Grid
 ) -> Float[Tensor, "b t"]:
-    """Squared error of each frame against the data at d_min, against the bootstrap target of the first r rows elsewhere."""
+    """Squared error of each frame: against the data at d_min, elsewhere against the target of the first r rows."""
     rows = target.shape[0]
     aim = clean
     if rows:

@@ -1,7 +1,7 @@
 """The world as an environment: one KV cache of fixed size, K cheap passes and one commit pass a frame.
 
-Play, evaluation, open-loop video and imagination all go through it. It also takes in real frames (`observe`), so that a policy
-in the real environment sees exactly what it saw in training.
+Play, evaluation, open-loop video and imagination all go through it. It also takes in real frames (`observe`), so that a
+policy in the real environment sees exactly what it saw in training.
 
 Axes: b worlds, t time, n latent tokens of a frame, d their channels, a the flat action row, s agent tokens, w width.
 """

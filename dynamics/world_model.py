@@ -1,7 +1,8 @@
-"""The dynamics: a block-causal transformer that denoises the latents of each frame given the past and the actions (sec. 3.2).
+"""The dynamics: a block-causal transformer that denoises latents given the past and the actions (Dreamer 4, sec. 3.2).
 
-Slots of a frame, in order: action, (tau, d), latents, registers, agent tokens. The block of frame t holds the action that led
-to it. Agent tokens see everything and nothing sees them, so they can be left out where only latents are wanted.
+Slots of a frame, in order: action, (tau, d), latents, registers, agent tokens. The block of frame t holds the action
+that led to it. Agent tokens see everything and nothing sees them, so they can be left out where only latents are
+wanted.
 
 Axes: b batch, t time, n latent tokens of a frame, d their channels, s agent tokens, w width.
 """
@@ -177,9 +178,7 @@ class WorldModel(nn.Module):
         level: Int[Tensor, "b t"] = torch.full(shape, self.config.context_level, device=self.latent_mean.device)
         return Grid(level, torch.ones_like(level))
 
-    def corrupt_context(
-        self, clean: Float[Tensor, "b t n d"], generator: torch.Generator
-    ) -> Float[Tensor, "b t n d"]:
+    def corrupt_context(self, clean: Float[Tensor, "b t n d"], generator: torch.Generator) -> Float[Tensor, "b t n d"]:
         """Standardised latents as every context and commit pass sees them."""
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         grid = self.context_grid((clean.shape[0], clean.shape[1]))

@@ -46,6 +46,7 @@ MODELS: dict[str, ModelPreset] = {
             ),
         ),
         agent=AgentConfig(),
-        imagination=ImaginationConfig(),
+        # A nearer horizon than the paper's: the value head has a hundred steps to learn its returns.
+        imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
     ),
 }

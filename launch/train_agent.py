@@ -1,6 +1,6 @@
 """Train the agent by behaviour cloning: policy, reward and end heads inside the world model, its video loss kept on.
 
-    python -m launch.train_agent laptop
+python -m launch.train_agent laptop
 """
 
 from dataclasses import dataclass, replace
@@ -57,7 +57,14 @@ PRESETS = {
         length=24,
         model=MODELS["laptop"].agent,
         loop=LoopConfig(
-            steps=800, warmup_steps=50, log_every=20, save_every=200, learning_rate=6e-4, optimizer="muon", ema_decay=0.99, compile=True
+            steps=550,
+            warmup_steps=50,
+            log_every=20,
+            save_every=200,
+            learning_rate=2e-3,
+            optimizer="muon",
+            ema_decay=0.99,
+            compile=True,
         ),
     ),
 }

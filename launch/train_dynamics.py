@@ -1,7 +1,7 @@
 """Train the dynamics: a world model on latents and actions, by shortcut forcing.
 
-    python -m launch.train_dynamics laptop
-    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics laptop
+python -m launch.train_dynamics laptop
+accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics laptop
 """
 
 from dataclasses import dataclass, replace
@@ -63,7 +63,14 @@ PRESETS = {
         length=20,
         model=MODELS["laptop"].dynamics,
         loop=LoopConfig(
-            steps=2000, warmup_steps=50, log_every=20, save_every=250, learning_rate=1.5e-3, optimizer="muon", ema_decay=0.995, compile=True
+            steps=1100,
+            warmup_steps=50,
+            log_every=20,
+            save_every=250,
+            learning_rate=1.5e-3,
+            optimizer="muon",
+            ema_decay=0.995,
+            compile=True,
         ),
     ),
 }

@@ -1,6 +1,6 @@
 """Train the policy in imagination: PMPO on dreams of the frozen world model, with a value head.
 
-    python -m launch.train_imagination laptop
+python -m launch.train_imagination laptop
 """
 
 from dataclasses import dataclass
@@ -57,11 +57,11 @@ PRESETS = {
         length=16,
         model=MODELS["laptop"].imagination,
         loop=LoopConfig(
-            steps=100,
+            steps=110,
             warmup_steps=10,
             log_every=5,
             save_every=25,
-            learning_rate=3e-4,
+            learning_rate=6e-4,
             schedule="constant",
             ema_decay=0.0,
             compile=True,

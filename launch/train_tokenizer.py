@@ -1,7 +1,7 @@
 """Train the tokenizer: a masked autoencoder from video to latents and back.
 
-    python -m launch.train_tokenizer laptop
-    python -m launch.train_tokenizer laptop --run runs/other --loop.steps 5000
+python -m launch.train_tokenizer laptop
+python -m launch.train_tokenizer laptop --run runs/other --loop.steps 5000
 """
 
 from dataclasses import dataclass, replace
@@ -90,7 +90,7 @@ PRESETS = {
         evaluate_every=200,
         model=MODELS["laptop"].tokenizer,
         loop=LoopConfig(
-            steps=1000,
+            steps=800,
             warmup_steps=50,
             log_every=20,
             save_every=200,

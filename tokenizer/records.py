@@ -1,7 +1,7 @@
 """Records that carry an episode from the shards to a loss.
 
-Index t holds the frame x_t and what arrived with it: `actions[t]` led from x_{t-1} to x_t, `rewards[t]` came with x_t, and
-`continues[t]` is false only where the environment terminated at x_t (a time limit leaves it true).
+Index t holds the frame x_t and what arrived with it: `actions[t]` led from x_{t-1} to x_t, `rewards[t]` came with x_t,
+and `continues[t]` is false only where the environment terminated at x_t (a time limit leaves it true).
 
 Axes: b batch, t time, c h w one RGB frame, n latent tokens of a frame, d their channels, a the flat action row.
 A record without the b axis is a single clip; `stack` joins single clips into a batch.

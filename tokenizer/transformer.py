@@ -1,8 +1,8 @@
-"""The space-time transformer of both models (Dreamer 4, sec. 3.3): three layers over the slots of a frame, then one over time.
+"""The space-time transformer of both models (Dreamer 4, sec. 3.3): three layers over a frame's slots, one over time.
 
-Pre-RMSNorm, SwiGLU, QK-norm, grouped queries, RoPE over time. Slots of a frame are told apart by learned embeddings that the
-models add, so the layers over space carry no positions of their own. Time layers are causal within a sliding window: a slot
-attends to its own slot in the last `window` frames, its own frame counted.
+Pre-RMSNorm, SwiGLU, QK-norm, grouped queries, RoPE over time. Slots of a frame are told apart by learned embeddings
+that the models add, so the layers over space carry no positions of their own. Time layers are causal within a sliding
+window: a slot attends to its own slot in the last `window` frames, its own frame counted.
 
 Axes: b batch, t time, n slots of a frame, d width, w frames that the cache holds.
 """
@@ -97,7 +97,8 @@ class SpaceLayer(nn.Module):
         query, key, value = self.attention.project(self.attention_norm(x).flatten(0, 1))
         mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
         x = x + self.attention.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, x.shape[:2])
-        return x + self.mlp(x)
+        out: Tensor = x + self.mlp(x)
+        return out
 
 
 class TimeLayer(nn.Module):
@@ -197,9 +198,12 @@ class SpaceTimeTransformer(nn.Module):
         cache = self.empty_cache(x.shape[0], x.shape[2], x.device, pairs[0][0].dtype if pairs else x.dtype)
         frames = torch.arange(max(0, x.shape[1] - cache.positions.shape[0]), x.shape[1], device=x.device)
         places = frames % cache.positions.shape[0]
-        keys = tuple(ring.index_copy(3, places, key[..., frames, :]) for ring, (key, _) in zip(cache.keys, pairs, strict=True))
+        keys = tuple(
+            ring.index_copy(3, places, key[..., frames, :]) for ring, (key, _) in zip(cache.keys, pairs, strict=True)
+        )
         values = tuple(
-            ring.index_copy(3, places, value[..., frames, :]) for ring, (_, value) in zip(cache.values, pairs, strict=True)
+            ring.index_copy(3, places, value[..., frames, :])
+            for ring, (_, value) in zip(cache.values, pairs, strict=True)
         )
         return out, Cache(keys, values, cache.positions.index_copy(0, places, frames), x.shape[1])
 
@@ -214,8 +218,9 @@ class SpaceTimeTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "b one n d"], Cache]:
         """Runs the frame after those in the cache; `write` adds it to the cache.
 
-        The slots of `x` may be fewer than the cache's: the first ones, where the last are seen by nobody. With `in_place` the
-        rings are overwritten (fast, no gradient); without it new ones are made, and the old cache stays valid.
+        The slots of `x` may be fewer than the cache's: the first ones, where the last are seen by nobody. With
+        `in_place` the rings are overwritten (fast, no gradient); without it new ones are made, and the old cache stays
+        valid.
         """
         position = torch.tensor([cache.next_position], device=x.device)
         rope = rotary_angles(position, self.config.head_dim)
@@ -265,5 +270,7 @@ def _written(cache: Cache, new: list[tuple[Tensor, Tensor]], position: Tensor, i
         positions.index_copy_(0, place, position)
         return replace(cache, next_position=cache.next_position + 1)
     keys = tuple(ring.index_copy(3, place, key.to(ring.dtype)) for ring, (key, _) in zip(keys, new, strict=True))
-    values = tuple(ring.index_copy(3, place, value.to(ring.dtype)) for ring, (_, value) in zip(values, new, strict=True))
+    values = tuple(
+        ring.index_copy(3, place, value.to(ring.dtype)) for ring, (_, value) in zip(values, new, strict=True)
+    )
     return Cache(keys, values, positions.index_copy(0, place, position), cache.next_position + 1)

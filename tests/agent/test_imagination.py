@@ -130,6 +130,7 @@ def test_what_a_dream_holds_after_its_end_counts_for_nothing(
     with torch.no_grad():
         nn.init.normal_(model.value.out_head.weight, std=0.1)
     dream = model.dream(contexts, seeded())
+    dream = dream._replace(reward=torch.randn(6, 4), goes_on=torch.ones(6, 4))
     ended = dream._replace(goes_on=torch.tensor([1.0, 0.0, 1.0, 1.0]).repeat(6, 1))
     after = ended._replace(
         features=torch.cat([ended.features[:, :3], torch.randn(6, 2, 32)], dim=1),
@@ -172,6 +173,25 @@ def test_the_value_learns_the_return_of_the_frame_it_stands_on(
     torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.0, 0.0]), atol=0.1, rtol=0)
 
 
+def test_a_step_is_good_if_reward_and_next_value_exceed_the_present_value(
+    contexts: LatentClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(replace(CONFIG, discount=0.5, decay=0.0))
+    with torch.no_grad():
+        model.value.out_head.bias.fill_(-10)
+        model.value.out_head.bias[120:135] = 0
+        model.value.out_head.weight.normal_(std=0.5)
+    dream = model.dream(contexts, seeded())._replace(reward=torch.randn(6, 4), goes_on=torch.ones(6, 4))
+    monkeypatch.setattr(model, "dream", lambda *_: dream)
+    value = model.value.mean(model.value(dream.features)[:, :, 0]).detach()
+    returns = dream.reward + 0.5 * value[:, 1:]
+    _, metrics = model(contexts, seeded())
+    torch.testing.assert_close(metrics["dream_return"], returns[:, 0].mean())
+    good = (returns >= value[:, :-1]).float().mean()
+    assert 0.2 < good < 0.8
+    torch.testing.assert_close(metrics["positive_share"], good)
+
+
 class Signed(nn.Module):
     """The learned reward head, its reading multiplied."""
 
@@ -191,7 +211,7 @@ class Signed(nn.Module):
 def test_the_policy_learns_in_dreams_to_do_what_is_rewarded(learned: Agent, sign: float) -> None:
     agent = deepcopy(learned)
     agent.reward = Signed(agent.reward, sign)  # type: ignore[assignment]
-    model = Imagination(ImaginationConfig(horizon=4, num_steps=1, value_warmup=5), agent)
+    model = Imagination(ImaginationConfig(horizon=4, num_steps=1, value_warmup=15, discount=0.5), agent)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     generator = seeded()
 

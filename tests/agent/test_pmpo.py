@@ -37,7 +37,9 @@ def test_the_end_of_an_episode_keeps_its_reward_and_cuts_what_follows() -> None:
     torch.testing.assert_close(returns(1.0, row(1, 0.5, 1))[:, 1], torch.tensor([2 + 0.25 * 18]))
 
 
-def loss(log_prob: Tensor, advantage: Tensor, kl: Tensor, counts: Tensor, alpha: float = 0.5, beta: float = 0.3) -> Tensor:
+def loss(
+    log_prob: Tensor, advantage: Tensor, kl: Tensor, counts: Tensor, alpha: float = 0.5, beta: float = 0.3
+) -> Tensor:
     return pmpo_loss(log_prob, advantage, kl, counts, alpha=alpha, beta=beta)
 
 

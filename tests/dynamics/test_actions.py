@@ -27,7 +27,9 @@ def test_split_and_join_invert(space: ActionSpace) -> None:
 
 def test_a_row_is_continuous_then_categorical_then_binary() -> None:
     parts = MIXED.split(torch.tensor([0.25, -1.0, 2.0, 1.0]))
-    assert parts.continuous.tolist() == [0.25, -1.0] and parts.categorical.tolist() == [2] and parts.binary.tolist() == [1]
+    assert (
+        parts.continuous.tolist() == [0.25, -1.0] and parts.categorical.tolist() == [2] and parts.binary.tolist() == [1]
+    )
     assert MIXED.names == ("steer", "gas", "mouse", "jump") and MIXED.size == 4
 
 
@@ -96,6 +98,8 @@ def test_each_value_of_each_part_has_its_own_embedding(space: ActionSpace) -> No
 
 def test_the_parts_are_summed() -> None:
     embed = randomised(ActionEmbedding(MIXED, 8))
-    rows = torch.tensor([[[0.5, -0.5, 2, 1], [0.5, 0, 0, 0], [0, -0.5, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1], [0, 0, 0, 0]]])
+    rows = torch.tensor(
+        [[[0.5, -0.5, 2, 1], [0.5, 0, 0, 0], [0, -0.5, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1], [0, 0, 0, 0]]]
+    )
     whole, *parts, nothing = embed(rows, torch.ones(1, 6, dtype=torch.bool))[0]
     torch.testing.assert_close(whole - nothing, sum(part - nothing for part in parts))

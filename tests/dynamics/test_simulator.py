@@ -187,7 +187,9 @@ def test_the_same_seed_dreams_the_same_and_another_does_not(world: WorldModel, c
     assert torch.equal(one, two) and not torch.equal(one, other)
 
 
-def test_an_observed_action_that_is_unknown_has_no_influence(world: WorldModel, clip: LatentClip, tokens: Tensor) -> None:
+def test_an_observed_action_that_is_unknown_has_no_influence(
+    world: WorldModel, clip: LatentClip, tokens: Tensor
+) -> None:
     def output(seed: int, labeled: bool) -> Tensor:
         simulator = Simulator(world, agent_tokens=tokens, generator=seeded())
         simulator.reset(until(clip, CONTEXT))

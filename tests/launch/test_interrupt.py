@@ -14,7 +14,7 @@ def press(number: int = signal.SIGINT) -> None:
 
 
 def test_the_first_is_remembered_and_its_echo_ignored() -> None:
-    """`accelerate launch` passes on what its processes got already; taken for a second press, it lost the checkpoint."""
+    """`accelerate launch` passes on what its processes got too: taken for a second press, it cost the last steps."""
     with Interrupts() as interrupts:
         press()
         press(signal.SIGTERM)

@@ -49,9 +49,7 @@ def test_the_decoder_sees_no_future(model: Tokenizer, latents: Tensor) -> None:
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_frame_by_frame_equals_the_whole_clip(
-    model: Tokenizer, video: Tensor, latents: Tensor, in_place: bool
-) -> None:
+def test_frame_by_frame_equals_the_whole_clip(model: Tokenizer, video: Tensor, latents: Tensor, in_place: bool) -> None:
     for step, inputs, whole in (
         (model.encoder.step, video, model.encode(video)),
         (model.decoder.step, latents, model.decode(latents)),

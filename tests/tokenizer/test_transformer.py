@@ -89,9 +89,7 @@ def test_cached_equals_uncached_for_any_window(config: TransformerConfig, x: Ten
         torch.testing.assert_close(run_cached(model, x, 2, True), model(x, MASK), atol=1e-5, rtol=1e-5)
 
 
-def test_a_stream_that_is_millions_of_frames_old_goes_on_as_a_young_one(
-    model: SpaceTimeTransformer, x: Tensor
-) -> None:
+def test_a_stream_that_is_millions_of_frames_old_goes_on_as_a_young_one(model: SpaceTimeTransformer, x: Tensor) -> None:
     cache = replace(model.empty_cache(2, SLOTS, x.device, x.dtype), next_position=50_000_001)
     outs = []
     with torch.no_grad():
