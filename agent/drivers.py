@@ -71,30 +71,36 @@ def _wide_sample(space: ActionSpace, rng: np.random.Generator) -> NDArray[np.flo
     return row
 
 
+def scripted_mixed_driver(rng: np.random.Generator) -> Driver:
+    """A scripted CarRacing driver of random skill: a third of the episodes are driven well, the others are not."""
+    if rng.random() < 1 / 3:
+        return ScriptedDriver(Skill(pace=rng.uniform(0.8, 1), noise=rng.uniform(0, 0.1)))
+    return ScriptedDriver(
+        Skill(
+            pace=rng.uniform(0.5, 1),
+            noise=rng.uniform(0.0, 0.2),
+            noise_seconds=rng.uniform(0.2, 0.8),
+            lapses_per_minute=rng.uniform(0, 15),
+            lapse_seconds=rng.uniform(0.2, 0.7),
+        )
+    )
+
+
 def mixed_driver(rng: np.random.Generator) -> Driver:
-    """A CarRacing driver of random skill: of ten episodes one is random, three are driven well, six are not."""
+    """Scripted drivers of random skill, and a random one in ten episodes."""
     kind = rng.random()
     if kind < 0.03:
         return RandomDriver()
     if kind < 0.1:
         return CorrelatedRandomDriver(means=(0.0, 0.0, -0.9))  # with the brake on half of the time it would stand still
-    if kind < 0.4:
-        return ScriptedDriver(Skill(pace=rng.uniform(0.8, 1), noise=rng.uniform(0, 0.1)))
-    return ScriptedDriver(
-        Skill(
-            pace=rng.uniform(0.4, 1),
-            noise=rng.uniform(0.05, 0.4),
-            noise_seconds=rng.uniform(0.2, 0.8),
-            lapses_per_minute=rng.uniform(0, 25),
-            lapse_seconds=rng.uniform(0.2, 0.7),
-        )
-    )
+    return scripted_mixed_driver(rng)
 
 
 DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
     "random": lambda rng: RandomDriver(),
     "correlated_random": lambda rng: CorrelatedRandomDriver(),
     "scripted": lambda rng: ScriptedDriver(),
+    "scripted_mixed": scripted_mixed_driver,
     "mixed": mixed_driver,
 }
 

@@ -58,7 +58,7 @@ class Imagination(nn.Module):
         self.policy = agent.policy.requires_grad_(True)
         features = agent.config.num_tokens * agent.config.dynamics.transformer.dim
         self.value = TwoHot(features, agent.config.heads, distances=1)
-        self.policy_rms, self.value_rms = RunningRMS(), RunningRMS()
+        self.value_rms = RunningRMS()
         self.register_buffer("steps_seen", torch.tensor(0))
 
     steps_seen: Tensor

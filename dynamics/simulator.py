@@ -45,7 +45,7 @@ class Simulator:
         """
         self.model = model
         self.agent_tokens = agent_tokens
-        self.num_steps = num_steps or model.config.num_steps
+        self.num_steps = model.config.num_steps if num_steps is None else num_steps
         self.generator = generator
         self.differentiable = differentiable
         self._cache: Cache | None = None

@@ -38,8 +38,8 @@ class CollectConfig:
     held_out: int = 8
     """Episodes to judge models on."""
     driver: str = "mixed"
-    """Who drives the episodes to train on: mixed, scripted, random or correlated_random."""
-    held_out_driver: str = "scripted"
+    """Who drives the episodes to train on: mixed, scripted_mixed, scripted, random or correlated_random."""
+    held_out_driver: str = "scripted_mixed"
     action_repeat: int = 4
     """Simulator steps for each action and frame."""
     max_steps: int | None = None

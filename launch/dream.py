@@ -59,7 +59,7 @@ class Dream:
     """Real frames before a dream."""
     horizon: int = 64
     """Dreamed frames."""
-    starts: int = 32
+    starts: int = 48
     """Dreams, spread evenly over the held-out episodes."""
     skip_frames: int = 13
     """Frames left out at the start of each episode: CarRacing opens with a zoom."""

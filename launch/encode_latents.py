@@ -58,7 +58,8 @@ def encode_dataset(tokenizer: Tokenizer, mark: str, dataset: Dataset, out: Path)
                 if sample.shard == shard:
                     frames += _encode_sample(tokenizer, dataset, index, writer)
         rate = frames / (time.perf_counter() - began)
-        print(f"{out}: shard {number + 1} of {len(shards)}, {rate:.0f} frames/s", flush=True)
+        left = sum(sample.length for sample in dataset.samples if sample.shard in shards[number + 1 :]) / max(rate, 1)
+        print(f"{out}: shard {number + 1} of {len(shards)}, {rate:.0f} frames/s, {left:.0f} s left", flush=True)
     finish_dataset(out, meta)
 
 

@@ -115,7 +115,8 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
     ) as envs:
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
-            episodes = _play_shown(name, policy, envs, range(first, first + num_envs), config.max_steps)
+            batches_after = -(-(config.tracks - len(scores)) // num_envs) - 1
+            episodes = _play_shown(name, policy, envs, range(first, first + num_envs), config.max_steps, batches_after)
             if not scores:
                 write_video(config.run / "videos" / f"{name}.mp4", episodes.first_frames, envs.fps)
             scores += episodes.returns
@@ -123,7 +124,9 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
     return scores[: config.tracks]
 
 
-def _play_shown(name: str, policy: Policy, envs: VectorEnv, seeds: range, max_steps: int | None) -> Episodes:
+def _play_shown(
+    name: str, policy: Policy, envs: VectorEnv, seeds: range, max_steps: int | None, batches_after: int
+) -> Episodes:
     began = time.perf_counter()
     console = Console()
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
@@ -139,7 +142,8 @@ def _play_shown(name: str, policy: Policy, envs: VectorEnv, seeds: range, max_st
         )
     seconds = time.perf_counter() - began
     mean = sum(episodes.returns) / len(episodes.returns)
-    print(f"{name}: {len(seeds)} tracks in {seconds:.0f} s, mean {mean:.0f}", flush=True)
+    left = f", about {batches_after * seconds:.0f} s left" if batches_after else ""
+    print(f"{name}: {len(seeds)} tracks in {seconds:.0f} s, mean {mean:.0f}{left}", flush=True)
     return episodes
 
 

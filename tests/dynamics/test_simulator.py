@@ -136,10 +136,10 @@ def test_the_gradient_of_a_dream_is_that_of_finite_differences(world: WorldModel
 
     steer = torch.zeros(WORLDS, requires_grad=True)
     (gradient,) = torch.autograd.grad(last(steer), steer)
-    step = 1e-2
+    step = 2e-3
     with torch.no_grad():
         numeric = (last(steer + step) - last(steer - step)) / (2 * step)
-    torch.testing.assert_close(gradient.sum(), numeric, atol=1e-3, rtol=0.02)
+    torch.testing.assert_close(gradient.sum(), numeric, atol=5e-3, rtol=0.02)
 
 
 def test_the_action_decides_what_happens(world: WorldModel, clip: LatentClip) -> None:

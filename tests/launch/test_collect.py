@@ -31,7 +31,7 @@ def test_the_debug_preset_makes_two_datasets_that_read_back(tmp_path: Path) -> N
     assert (len(train), len(held_out)) == (4, 2)
     assert [sample.length for sample in train.samples] == [13] * 4  # the first frame and 12 actions
     assert train.meta.fps == 12.5 and train.meta.action_size == 3 and train.meta.item_shape == (3, 64, 64)
-    assert train.meta.extra["driver"] == "mixed" and held_out.meta.extra["driver"] == "scripted"
+    assert train.meta.extra["driver"] == "mixed" and held_out.meta.extra["driver"] == "scripted_mixed"
     assert not set(train.meta.extra["seeds"]) & set(held_out.meta.extra["seeds"])
     assert train.meta.return_best >= train.meta.return_mean
 
