@@ -62,13 +62,14 @@ class Agent(nn.Module):
     def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Video loss and reward loss on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
 
-        The first third of the batch is the uniform half; of the rest, the better half by return is the relevant one.
+        The first half of the batch is uniform, the second relevant (see `agent.relevance`).
         """
-        uniform, relevant = split_relevant(batch)
+        count = len(batch.task) // 2
+        if len(batch.task) != 2 * count or not count:
+            raise ValueError(f"half of a batch is uniform, half relevant: {len(batch.task)} rows are no two halves")
+        uniform, relevant = batch[:count], batch[count:]
         video, metrics = self.world(uniform, generator)
-        rows = LatentClip.concatenate([uniform, relevant])
-        hidden = self.read(rows, generator)
-        count = len(uniform.task)
+        hidden = self.read(batch, generator)
         reward = self.reward_loss(hidden[:count], uniform)
         end = self.end_loss(hidden[:count], uniform)
         policy = self.policy_loss(hidden[count:], relevant)
@@ -103,16 +104,6 @@ class Agent(nn.Module):
 
     def compile_layers(self) -> None:
         self.world.compile_layers()
-
-
-def split_relevant(batch: LatentClip) -> tuple[LatentClip, LatentClip]:
-    """The first third of the rows, and of the rest the half with the higher return of the window."""
-    third = len(batch.task) // 3
-    if len(batch.task) != 3 * third or not third:
-        raise ValueError(f"agent finetuning needs a batch size that is a multiple of 3, got {len(batch.task)}")
-    candidates = batch[third:]
-    best = candidates.rewards.sum(1).argsort(descending=True)[:third]
-    return batch[:third], candidates[best]
 
 
 def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:

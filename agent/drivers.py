@@ -77,10 +77,10 @@ def scripted_mixed_driver(rng: np.random.Generator) -> Driver:
         return ScriptedDriver(Skill(pace=rng.uniform(0.8, 1), noise=rng.uniform(0, 0.1)))
     return ScriptedDriver(
         Skill(
-            pace=rng.uniform(0.5, 1),
-            noise=rng.uniform(0.0, 0.2),
+            pace=rng.uniform(0.4, 1),
+            noise=rng.uniform(0.05, 0.4),
             noise_seconds=rng.uniform(0.2, 0.8),
-            lapses_per_minute=rng.uniform(0, 15),
+            lapses_per_minute=rng.uniform(0, 25),
             lapse_seconds=rng.uniform(0.2, 0.7),
         )
     )

@@ -193,7 +193,7 @@ def show(results: dict[str, Any]) -> None:
 
 SIZES: dict[str, dict[str, Any]] = {
     "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "max_steps": 20, "compile": False},
-    "laptop": {"tracks": 20, "num_envs": 10, "processes": 2},
+    "laptop": {"tracks": 20, "num_envs": 20, "processes": 2},
 }
 PRESETS = {
     name: Evaluate(

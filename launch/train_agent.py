@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from agent.agent import Agent, AgentConfig
+from agent.relevance import relevant_clips
 from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_same_tokenizer, load_world
@@ -19,15 +20,15 @@ from tokenizer.shards import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAgent(TrainConfig):
-    """A third of a batch is uniform; the better half of the rest, by return of the window, is what is cloned."""
+    """Half of a batch is uniform; the other half, from the better half of the clips by return, is what is cloned."""
 
     dynamics: Path
     """Run folder of the world model to start from."""
     model: AgentConfig = AgentConfig()
 
     def __post_init__(self) -> None:
-        if self.batch_size < 3 or self.batch_size % 3:
-            raise ValueError(f"batch_size={self.batch_size} is not a multiple of 3, and a third of a batch is uniform")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size} is odd, and half of a batch is uniform")
 
 
 def train_agent(config: TrainAgent) -> None:
@@ -36,7 +37,7 @@ def train_agent(config: TrainAgent) -> None:
         check_same_tokenizer(world.config.tokenizer, dataset.meta.tokenizer, model=config.dynamics, other=config.data)
         return Agent(replace(config.model, dynamics=world.config, num_tasks=len(dataset.meta.tasks)), world)
 
-    run_training(config, build, kind="latents")
+    run_training(config, build, kind="latents", relevant=relevant_clips)
 
 
 PRESETS = {
@@ -44,7 +45,7 @@ PRESETS = {
         run=Path("runs/debug/agent"),
         data=Path("runs/debug/latents/train"),
         dynamics=Path("runs/debug/dynamics"),
-        batch_size=6,
+        batch_size=4,
         length=10,
         model=MODELS["debug"].agent,
         loop=LoopConfig(steps=4, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3),
@@ -53,15 +54,15 @@ PRESETS = {
         run=Path("runs/laptop/agent"),
         data=Path("runs/laptop/latents/train"),
         dynamics=Path("runs/laptop/dynamics"),
-        batch_size=12,
+        batch_size=8,
         length=24,
         model=MODELS["laptop"].agent,
         loop=LoopConfig(
-            steps=550,
+            steps=700,
             warmup_steps=50,
             log_every=20,
             save_every=200,
-            learning_rate=2e-3,
+            learning_rate=1.5e-3,
             optimizer="muon",
             ema_decay=0.99,
             compile=True,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 import tyro
+from accelerate import Accelerator
 from torch import nn
 
 from launch.compiling import compile_model
@@ -14,7 +15,7 @@ from launch.distributed import make_accelerator
 from launch.loop import LoopConfig, train
 from launch.run_folder import claimed
 from tokenizer.shards import Dataset
-from tokenizer.stream import ClipStream, StreamConfig
+from tokenizer.stream import ClipStream, PairedStream, StreamConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,13 @@ def run_training(
     build: Callable[[Dataset], nn.Module],
     *,
     kind: str,
+    relevant: Callable[[Dataset], Dataset] | None = None,
     evaluate: Evaluate | None = None,
 ) -> None:
-    """Trains what `build` makes for the dataset; `kind` is what the data must hold ("frames" or "latents")."""
+    """Trains what `build` makes for the dataset; `kind` is what the data must hold ("frames" or "latents").
+
+    With `relevant` the second half of each batch comes from the part of the dataset that it selects.
+    """
     accelerator = make_accelerator(config.loop.precision, config.run, config.loop.tracker)
     with claimed(config.run, config, main_process=accelerator.is_main_process):
         dataset = open_dataset(config.data, kind)
@@ -54,17 +59,7 @@ def run_training(
         model = build(dataset)
         if config.loop.compile:
             accelerator.print(compile_model(model.to(accelerator.device)))
-        stream = ClipStream(
-            dataset,
-            StreamConfig(
-                length=config.length,
-                batch_size=config.batch_size,
-                seed=config.loop.seed,
-                num_workers=config.num_workers,
-            ),
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        stream = open_stream(config, dataset, relevant, accelerator)
         if stream.num_too_short:
             accelerator.print(f"{stream.num_too_short} clips are shorter than {config.length} frames and are left out")
         train(
@@ -78,6 +73,22 @@ def run_training(
         )
         for key, reason in stream.corrupt.items():
             print(f"skipped corrupt sample {key}: {reason}")
+
+
+def open_stream(
+    config: TrainConfig,
+    dataset: Dataset,
+    relevant: Callable[[Dataset], Dataset] | None,
+    accelerator: Accelerator,
+) -> ClipStream | PairedStream:
+    """This rank's batches."""
+    rows = config.batch_size if relevant is None else config.batch_size // 2
+    settings = StreamConfig(
+        length=config.length, batch_size=rows, seed=config.loop.seed, num_workers=config.num_workers
+    )
+    place = accelerator.process_index, accelerator.num_processes
+    uniform = ClipStream(dataset, settings, *place)
+    return uniform if relevant is None else PairedStream(uniform, ClipStream(relevant(dataset), settings, *place))
 
 
 def open_dataset(folder: Path, kind: str) -> Dataset:

@@ -121,6 +121,33 @@ class ClipStream:
         return f"the stream goes on at the same window, but its batches are no longer those of a straight run: {what}"
 
 
+class PairedStream:
+    """Batches whose first rows come from one stream and the others from a second one."""
+
+    def __init__(self, first: ClipStream, second: ClipStream) -> None:
+        self.parts = {"first": first, "second": second}
+
+    @property
+    def num_too_short(self) -> int:
+        return max(part.num_too_short for part in self.parts.values())
+
+    @property
+    def corrupt(self) -> dict[str, str]:
+        return {key: reason for part in self.parts.values() for key, reason in part.corrupt.items()}
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first, second in zip(*self.parts.values(), strict=True):
+            yield type(first).concatenate([first, second])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> str | None:
+        """As of the streams themselves."""
+        said = [part.load_state_dict(state[name]) for name, part in self.parts.items()]
+        return next(filter(None, said), None)
+
+
 class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
     """Slot number -> (window, samples found corrupt on the way to it); what a worker process holds."""
 

@@ -115,43 +115,25 @@ class TimeLayer(nn.Module):
         self,
         x: Float[Tensor, "b t n d"],
         rope: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, "t t"],
+        mask: Bool[Tensor, "t t"] | Bool[Tensor, "w"],
+        past: tuple[Float[Tensor, "b m k w e"], Float[Tensor, "b m k w e"]] | None = None,
     ) -> tuple[Float[Tensor, "b t n d"], Tensor, Tensor]:
-        """Also gives the keys and values [b n k t e] of these frames."""
+        """Frames among themselves, or one new frame after the cached keys and values of `past`.
+
+        The n slots are the first of the cache's m; `mask` says what frames see, or which places of the cache count.
+        Also gives the keys and values [b n k t e] of these frames.
+        """
         batch, _, slots, _ = x.shape
         query, key, value = self.attention.project(self.attention_norm(x).transpose(1, 2).flatten(0, 1))
         query, key = rotate(query, *rope), rotate(key, *rope)
-        mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
+        if past is None:
+            mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
+        else:
+            keys, values = (ring[:, :slots].flatten(0, 1) for ring in past)
+            mixed = attend_past_and_self(query, key, value, keys, values, mask, soft_cap=self.config.soft_cap)
         update = self.attention.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, (batch, slots)).transpose(1, 2)
         x = x + update
         return x + self.mlp(x), key.unflatten(0, (batch, slots)), value.unflatten(0, (batch, slots))
-
-
-class CachedTimeLayer(nn.Module):
-    """The time layer on one new frame and a cache: the same parameters, another path."""
-
-    def __init__(self, layer: TimeLayer) -> None:
-        super().__init__()
-        self.layer = [layer]  # in a list, so that the parameters are registered once, in the layer itself
-
-    def forward(
-        self,
-        x: Float[Tensor, "b one n d"],
-        rope: tuple[Tensor, Tensor],
-        keys: Float[Tensor, "b m k w e"],
-        values: Float[Tensor, "b m k w e"],
-        past_mask: Bool[Tensor, "w"],
-    ) -> tuple[Float[Tensor, "b one n d"], Tensor, Tensor]:
-        """Also gives the key and value [b n k 1 e] of the new frame, whose n slots are the first of the cache's m."""
-        layer = self.layer[0]
-        batch, _, slots, _ = x.shape
-        query, key, value = layer.attention.project(layer.attention_norm(x).transpose(1, 2).flatten(0, 1))
-        query, key = rotate(query, *rope), rotate(key, *rope)
-        past = keys[:, :slots].flatten(0, 1), values[:, :slots].flatten(0, 1)
-        mixed = attend_past_and_self(query, key, value, *past, past_mask, soft_cap=layer.config.soft_cap)
-        update = layer.attention.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, (batch, slots)).transpose(1, 2)
-        x = x + update
-        return x + layer.mlp(x), key.unflatten(0, (batch, slots)), value.unflatten(0, (batch, slots))
 
 
 class SwiGLU(nn.Module):
@@ -179,12 +161,11 @@ class SpaceTimeTransformer(nn.Module):
         self.layers = nn.ModuleList(
             TimeLayer(config) if (i + 1) % config.time_every == 0 else SpaceLayer(config) for i in range(config.depth)
         )
-        self._cached = [CachedTimeLayer(layer) for layer in self.layers if isinstance(layer, TimeLayer)]
         self.norm = Norm(config.dim)
 
     def compile_layers(self) -> None:
         """Compiles each layer on its own: layers of one kind share the compiled code, and shapes stay static."""
-        for layer in [*self.layers, *self._cached]:
+        for layer in self.layers:
             layer.compile(dynamic=False)
 
     def forward(self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None) -> Float[Tensor, "b t n d"]:
@@ -231,7 +212,7 @@ class SpaceTimeTransformer(nn.Module):
                 x = layer(x, space_mask)
             else:
                 i = len(new)
-                x, key, value = self._cached[i](x, rope, cache.keys[i], cache.values[i], past_mask)
+                x, key, value = layer(x, rope, past_mask, (cache.keys[i], cache.values[i]))
                 new.append((key, value))
         return self.norm(x), _written(cache, new, position, in_place) if write else cache
 

@@ -45,7 +45,7 @@ def learned() -> Agent:
     generator = seeded()
     agent.world.fit_standardisation(toy_episodes(64, 6, generator).latents)
     optimizer = torch.optim.AdamW(agent.parameters(), lr=5e-3, weight_decay=0.0)
-    for _ in range(250):
+    for _ in range(400):
         loss, _ = agent(toy_episodes(24, 6, generator), generator)
         optimizer.zero_grad()
         loss.backward()

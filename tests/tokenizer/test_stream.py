@@ -12,7 +12,7 @@ from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
-from tokenizer.stream import Batch, ClipStream, StreamConfig, windows
+from tokenizer.stream import Batch, ClipStream, PairedStream, StreamConfig, windows
 
 META = DatasetMeta(
     environment="toy",
@@ -186,3 +186,21 @@ def test_evaluation_windows_are_those_asked_for(dataset: Dataset) -> None:
     assert rows(windows(dataset, 10, 12)) == [(index, 0) for index in range(12)]
     with pytest.raises(ValueError, match="has 10 frames from frame 1 on"):
         windows(dataset, 10, 1, start=1)
+
+
+def test_a_paired_stream_joins_two_streams_and_resumes_both(dataset: Dataset) -> None:
+    def paired() -> PairedStream:
+        best = Dataset(dataset.folder, dataset.meta, dataset.samples[:3])
+        config = StreamConfig(length=4, batch_size=2)
+        return PairedStream(ClipStream(dataset, config), ClipStream(best, config))
+
+    straight = iter(paired())
+    batches = [next(straight) for _ in range(5)]
+    assert all(len(batch.task) == 4 for batch in batches)
+    assert {index for batch in batches for index, _ in rows(batch)[2:]} <= {0, 1, 2}
+    stopped = paired()
+    for _, _ in zip(range(2), stopped, strict=False):
+        pass
+    resumed = paired()
+    resumed.load_state_dict(stopped.state_dict())
+    assert [rows(batch) for _, batch in zip(range(3), resumed, strict=False)] == [rows(batch) for batch in batches[2:]]

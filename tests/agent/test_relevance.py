@@ -1,0 +1,35 @@
+"""Which clips are cloned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.relevance import relevant_clips
+from tokenizer.shard_format import DatasetMeta
+from tokenizer.shard_writer import ShardWriter, finish_dataset
+from tokenizer.shards import Dataset
+
+
+def dataset_of(folder: Path, rewards: list[list[float]]) -> Dataset:
+    space = {"continuous": ["a"], "categorical": [], "binary": []}
+    meta = DatasetMeta(environment="toy", frame_size=(4, 4), fps=10, action_space=space, tasks=("task",))
+    with ShardWriter(folder, 0, meta) as shard:
+        for number, row in enumerate(rewards):
+            frames = np.zeros((len(row), 3, 4, 4), np.uint8)
+            shard.write(f"clip-{number}", frames=frames, rewards=np.array(row, np.float32))
+    finish_dataset(folder, meta)
+    return Dataset.open(folder)
+
+
+def test_the_better_half_by_return_is_relevant_from_its_first_frame_on(tmp_path: Path) -> None:
+    """A drive that ends well is cloned whole: its start earned nothing, and is what a policy needs first."""
+    dataset = dataset_of(tmp_path, [[0, 0, 9], [5, 0, 0], [1, 1, 1], [0, 8, 0]])
+    better = relevant_clips(dataset)
+    assert [sample.key for sample in better.samples] == ["clip-0", "clip-3"]
+    assert better.read_window(0, 0, 3).is_first.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_clips_that_rewards_do_not_tell_apart_are_all_relevant(tmp_path: Path, count: int) -> None:
+    assert len(relevant_clips(dataset_of(tmp_path, [[0, 0]] * count))) == count
