@@ -74,6 +74,7 @@ class Agent(nn.Module):
         end = self.end_loss(hidden[:count], uniform)
         policy = self.policy_loss(hidden[count:], relevant)
         loss = self.video_rms(video) + self.policy_rms(policy) + self.reward_rms(reward) + self.end_rms(end)
+        metrics["loss"] = (video + policy + reward + end).detach()
         metrics |= {"policy_loss": policy.detach(), "reward_loss": reward.detach(), "end_loss": end.detach()}
         return loss, metrics
 

@@ -80,6 +80,7 @@ class Imagination(nn.Module):
             self.steps_seen += 1
         learns = (self.steps_seen > c.value_warmup).float()
         metrics = {
+            "loss": (policy_loss + value_loss).detach(),
             "dream_return": returns[:, 0].mean(),
             "dream_reward": dream.reward.mean(),
             "dream_value": value.mean(),

@@ -1,8 +1,9 @@
 """The one training loop: every model of this project trains here.
 
-It knows this of a model: `model(batch, generator)` is its training loss, `(loss, metrics)`; `model.config`, if any,
-is the frozen dataclass it was made from and goes into the checkpoint. All randomness of a step comes from
-`generator`, which is seeded by (seed, step, rank): so a resumed run equals one that was never stopped.
+It knows this of a model: `model(batch, generator)` is its training loss, `(loss, metrics)`; where terms are normalised,
+the metrics hold the raw "loss" that is logged in its place. `model.config`, if any, is the frozen dataclass it was made
+from and goes into the checkpoint. All randomness of a step comes from `generator`, which is seeded by (seed, step,
+rank): so a resumed run equals one that was never stopped.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -80,11 +80,16 @@ class Tokenizer(nn.Module):
         recon = self.decode(latents)
         mse = (recon.float() - video).square().mean()
         loss = self.mse_rms(mse)
-        metrics = {"mse": mse, "psnr_masked": psnr(recon, video).mean(), "latent_std": latents.float().std()}
+        metrics = {
+            "loss": mse,
+            "mse": mse,
+            "psnr_masked": psnr(recon, video).mean(),
+            "latent_std": latents.float().std(),
+        }
         if self.perceptual_rms is not None:
             distance = self._perceptual[0].to(video.device)(recon.flatten(0, 1), video.flatten(0, 1)).mean()
             loss = loss + self.config.perceptual_weight * self.perceptual_rms(distance)
-            metrics["perceptual"] = distance
+            metrics |= {"loss": mse + self.config.perceptual_weight * distance, "perceptual": distance}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def draw_mask(self, video: Float[Tensor, "b t c h w"], generator: torch.Generator) -> Bool[Tensor, "b t p"]:

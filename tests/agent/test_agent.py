@@ -100,8 +100,8 @@ def metrics_after(agent: Agent, batch: LatentClip, rows: list[int]) -> dict[str,
 @pytest.mark.parametrize(
     ("rows", "moved"),
     [
-        ([0, 1, 2], {"video_loss", "flow_error", "bootstrap_error", "reward_loss", "end_loss"}),
-        ([3, 4, 5], {"policy_loss"}),
+        ([0, 1, 2], {"loss", "video_loss", "flow_error", "bootstrap_error", "reward_loss", "end_loss"}),
+        ([3, 4, 5], {"loss", "policy_loss"}),
     ],
 )
 def test_uniform_rows_teach_the_world_and_relevant_rows_the_policy(
