@@ -5,7 +5,6 @@ Axes: t frames of a window, c h w one frame, n latent tokens, d their channels, 
 
 import hashlib
 import io
-import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,16 +89,6 @@ class Dataset:
         train = [sample for sample, out in zip(self.samples, chosen, strict=True) if not out]
         test = [sample for sample, out in zip(self.samples, chosen, strict=True) if out]
         return Dataset(self.folder, self.meta, train), Dataset(self.folder, self.meta, test)
-
-    def read_meta(self, index: int) -> dict[str, Any]:
-        """The meta.json of a sample: environment, task, fps, action space, source, length, start, extras."""
-        sample = self.samples[index]
-        with (self.folder / sample.shard).open("rb") as file:
-            self._verify(index, file)
-            member = sample.members["meta.json"]
-            file.seek(member.offset)
-            meta: dict[str, Any] = json.loads(file.read(member.size))
-            return meta
 
     def read_window(self, index: int, start: int, length: int) -> EpisodeClip | LatentClip:
         """Frames [start, start + length) of a sample; latents come as float32.
