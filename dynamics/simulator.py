@@ -73,6 +73,11 @@ class Simulator:
             clean = sample(denoise, noise, self.num_steps, self.model.config.max_steps)
             return self._commit(clean, rows, labeled)
 
+    def dream(self, actions: Float[Tensor, "b t a"]) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
+        """Generates the frames that known actions lead to; gives their latents and agent outputs."""
+        moments = [self.step(action) for action in actions.unbind(1)]
+        return torch.stack([m.latents for m in moments], 1), torch.stack([m.agent_output for m in moments], 1)
+
     def observe(
         self, latents: Float[Tensor, "b n d"], action: Float[Tensor, "b a"], labeled: Tensor | None = None
     ) -> Moment:

@@ -9,12 +9,16 @@
 """
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+from torch import distributed
 
 Precision = Literal["bf16", "fp32"]
 Tracker = Literal["tensorboard", "wandb"]
@@ -45,6 +49,23 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
     if on_cpu:
         torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return accelerator
+
+
+@contextmanager
+def accelerated(precision: Precision, run: Path, tracker: Tracker = "tensorboard") -> Iterator[Accelerator]:
+    """The accelerator of a training, and the ranks' group taken apart after it.
+
+    gloo's threads hold the tensors that they sent last until they get Python's lock. A thread that still waits for it
+    when Python ends aborts the process, and DDP keeps the group (with its threads) alive for good, so that they cannot
+    be joined: they get the lock for a moment instead.
+    """
+    accelerator = make_accelerator(precision, run, tracker)
+    try:
+        yield accelerator
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+            time.sleep(0.2)
 
 
 def on_first_process() -> bool:

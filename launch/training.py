@@ -1,7 +1,6 @@
 """What the training commands share: claim the run's folder, open the data, build the model, run the one loop."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,10 @@ from typing import Annotated
 import torch
 import tyro
 from accelerate import Accelerator
-from torch import distributed, nn
+from torch import nn
 
 from launch.compiling import compile_model
-from launch.distributed import make_accelerator
+from launch.distributed import accelerated
 from launch.loop import LoopConfig, train
 from launch.run_folder import claimed
 from tokenizer.shards import Dataset
@@ -53,8 +52,10 @@ def run_training(
 
     With `relevant` the second half of each batch comes from the part of the dataset that it selects.
     """
-    accelerator = make_accelerator(config.loop.precision, config.run, config.loop.tracker)
-    with left_in_order(), claimed(config.run, config, main_process=accelerator.is_main_process):
+    with (
+        accelerated(config.loop.precision, config.run, config.loop.tracker) as accelerator,
+        claimed(config.run, config, main_process=accelerator.is_main_process),
+    ):
         dataset = open_dataset(config.data, kind)
         torch.manual_seed(config.loop.seed)  # the initial weights
         model = build(dataset)
@@ -74,16 +75,6 @@ def run_training(
         )
         for key, reason in stream.corrupt.items():
             print(f"skipped corrupt sample {key}: {reason}")
-
-
-@contextmanager
-def left_in_order() -> Iterator[None]:
-    """Takes the ranks' group apart at the end: its threads abort a process that exits under them."""
-    try:
-        yield
-    finally:
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def open_stream(
