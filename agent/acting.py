@@ -16,8 +16,8 @@ from agent.envs.base import Arrival
 from dynamics.actions import ActionSpace
 from dynamics.simulator import Simulator
 from tokenizer.autoencoder import Tokenizer, to_float
+from tokenizer.cache import Cache
 from tokenizer.records import LatentClip
-from tokenizer.transformer import Cache
 
 
 @runtime_checkable

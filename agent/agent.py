@@ -106,6 +106,9 @@ class Agent(nn.Module):
     def compile_layers(self) -> None:
         self.world.compile_layers()
 
+    def checkpoint_activations(self) -> None:
+        self.world.checkpoint_activations()
+
 
 def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:
     """values[:, t + n] for each distance n along a new axis after time, and whether t + n lies inside the clip."""

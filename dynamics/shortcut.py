@@ -86,17 +86,40 @@ def ramp_weight(level: Int[Tensor, "b t"], max_steps: int) -> Float[Tensor, "b t
     return 0.9 * level / max_steps + 0.1
 
 
-def sample(
-    denoise: Denoiser, noise: Float[Tensor, "b t n d"], num_steps: int, max_steps: int
+def velocity_weight(level: Int[Tensor, "b t"], max_steps: int) -> Float[Tensor, "b t"]:
+    """1/(1 - tau)^2: what turns a squared error of clean latents into one of velocities z1 - z0."""
+    return (1 - level / max_steps).clamp_min(1 / max_steps) ** -2
+
+
+def from_velocity(
+    noisy: Float[Tensor, "b t n d"], velocity: Float[Tensor, "b t n d"], level: Int[Tensor, "b t"], max_steps: int
 ) -> Float[Tensor, "b t n d"]:
-    """Euler steps of size 1/num_steps from noise to data; the last one returns the estimate itself."""
+    """zhat = z~ + (1 - tau) v."""
+    return noisy + _per_frame(1 - level / max_steps, noisy) * velocity
+
+
+def sample(
+    denoise: Denoiser,
+    noise: Float[Tensor, "b t n d"],
+    num_steps: int,
+    max_steps: int,
+    *,
+    first: Float[Tensor, "b t n d"] | None = None,
+) -> Float[Tensor, "b t n d"]:
+    """Euler steps of size 1/num_steps from noise to data; the last one returns the estimate itself.
+
+    `first` is the estimate of the first step, where it is known already.
+    """
     if not 1 <= num_steps <= max_steps or max_steps % num_steps:
         raise ValueError(f"num_steps={num_steps} does not divide the finest grid of {max_steps} steps")
     units = max_steps // num_steps
     latents = noise
     for k in range(num_steps):
-        level = torch.full(noise.shape[:2], k * units, device=noise.device)
-        estimate = denoise(latents, level, torch.full_like(level, units))
+        if k == 0 and first is not None:
+            estimate = first
+        else:
+            level = torch.full(noise.shape[:2], k * units, device=noise.device)
+            estimate = denoise(latents, level, torch.full_like(level, units))
         latents = estimate if k == num_steps - 1 else latents + (estimate - latents) / (num_steps - k)
     return latents
 

@@ -9,13 +9,13 @@ Axes: b worlds, t time, n latent tokens of a frame, d their channels, a the flat
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dynamics.shortcut import Grid, sample
 from dynamics.world_model import WorldModel
+from tokenizer.cache import Cache
 from tokenizer.records import LatentClip
-from tokenizer.transformer import Cache
 
 
 class Moment(NamedTuple):
@@ -53,53 +53,94 @@ class Simulator:
     def reset(self, context: LatentClip) -> Float[Tensor, "b t s w"]:
         """Takes in a context of at least one frame; gives the agent output of each of its frames."""
         with self._grad():
-            clean = self.model.standardise(context.latents)
-            slots = self._commit_slots(clean, context.actions, context.labeled)
-            out, self._cache = self.model.transformer.prefill(slots, self.model.space_mask(slots.shape[2]))
-            return self.model.read(out)[1]
+            seen = self._finished(self.model.standardise(context.latents), context.actions, context.labeled)
+            agent_output, self._cache = self.model.prefill(*seen, self._tokens(context.latents.shape[1]))
+            return agent_output
 
-    def step(self, action: Float[Tensor, "b a"]) -> Moment:
-        """Generates the frame that the action leads to."""
-        cache = self._running()
-        with self._grad():
-            rows, labeled = action.unsqueeze(1), torch.ones_like(action[:, :1], dtype=torch.bool)
-
-            def denoise(noisy: Tensor, level: Tensor, units: Tensor) -> Tensor:
-                slots = self.model.slots(noisy, Grid(level, units), rows, labeled)
-                return self.model.read(self.model.transformer.step(slots, None, cache, write=False)[0])[0]
-
-            shape = (len(action), 1, *self.model.config.latent_shape)
-            noise = torch.randn(shape, generator=self.generator, device=action.device)
-            clean = sample(denoise, noise, self.num_steps, self.model.config.max_steps)
-            return self._commit(clean, rows, labeled)
-
-    def dream(self, actions: Float[Tensor, "b t a"]) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
-        """Generates the frames that known actions lead to; gives their latents and agent outputs."""
-        moments = [self.step(action) for action in actions.unbind(1)]
-        return torch.stack([m.latents for m in moments], 1), torch.stack([m.agent_output for m in moments], 1)
-
-    def observe(
-        self, latents: Float[Tensor, "b n d"], action: Float[Tensor, "b a"], labeled: Tensor | None = None
-    ) -> Moment:
-        """Takes in a real frame and the action that led to it."""
+    def step(self, action: Float[Tensor, "b a"], labeled: Bool[Tensor, "b"] | None = None) -> Moment:
+        """Generates the frame that the action leads to; one that is not labeled says nothing."""
         self._running()
         with self._grad():
-            known = torch.ones(len(action), dtype=torch.bool, device=action.device) if labeled is None else labeled
-            return self._commit(self.model.standardise(latents.unsqueeze(1)), action.unsqueeze(1), known.unsqueeze(1))
+            rows, known = action.unsqueeze(1), _known(action, labeled).unsqueeze(1)
+            return self._commit(self._sample(self._noise(action), rows, known), rows, known)
 
-    def _commit(self, clean: Tensor, rows: Tensor, labeled: Tensor) -> Moment:
-        slots = self._commit_slots(clean, rows, labeled)
-        out, self._cache = self.model.transformer.step(
-            slots, self.model.space_mask(slots.shape[2]), self._running(), write=True, in_place=not self.differentiable
+    def dream(
+        self, actions: Float[Tensor, "b t a"], labeled: Bool[Tensor, "b t"] | None = None
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
+        """Generates the frames that known actions lead to; gives their latents and agent outputs.
+
+        The same as `step` by `step`, but the commit of a frame and the first denoising pass of the next are one pass.
+        """
+        known, last = _known(actions, labeled), actions.shape[1] - 1
+        frames, outputs = [], []
+        with self._grad():
+            noise, first = self._noise(actions[:, 0]), None
+            for t in range(last + 1):
+                clean = self._sample(noise, actions[:, t : t + 1], known[:, t : t + 1], first)
+                frames.append(self.model.restore(clean))
+                if t < last:
+                    two = slice(t, t + 2)
+                    noise, first, output = self._commit_and_begin(clean, actions[:, two], known[:, two])
+                else:
+                    output = self._commit(clean, actions[:, t:], known[:, t:]).agent_output.unsqueeze(1)
+                outputs.append(output)
+        return torch.cat(frames, dim=1), torch.cat(outputs, dim=1)
+
+    def observe(
+        self, latents: Float[Tensor, "b n d"], action: Float[Tensor, "b a"], labeled: Bool[Tensor, "b"] | None = None
+    ) -> Moment:
+        """Takes in a real frame and the action that led to it."""
+        with self._grad():
+            clean = self.model.standardise(latents.unsqueeze(1))
+            return self._commit(clean, action.unsqueeze(1), _known(action, labeled).unsqueeze(1))
+
+    def _noise(self, action: Tensor) -> Tensor:
+        shape = (len(action), 1, *self.model.config.latent_shape)
+        return torch.randn(shape, generator=self.generator, device=action.device)
+
+    def _sample(self, noise: Tensor, rows: Tensor, known: Tensor, first: Tensor | None = None) -> Tensor:
+        cache = self._running()
+
+        def denoise(noisy: Tensor, level: Tensor, units: Tensor) -> Tensor:
+            return self.model.step(noisy, Grid(level, units), rows, known, cache)[0]
+
+        return sample(denoise, noise, self.num_steps, self.model.config.max_steps, first=first)
+
+    def _commit(self, clean: Tensor, rows: Tensor, known: Tensor) -> Moment:
+        seen = self._finished(clean, rows, known)
+        _, output, self._cache = self.model.step(
+            *seen, self._running(), self._tokens(1), write=1, in_place=not self.differentiable
         )
-        return Moment(self.model.restore(clean).squeeze(1), self.model.read(out)[1].squeeze(1))
+        return Moment(self.model.restore(clean).squeeze(1), output.squeeze(1))
 
-    def _commit_slots(self, clean: Tensor, rows: Tensor, labeled: Tensor) -> Tensor:
+    def _commit_and_begin(self, clean: Tensor, rows: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Commits a frame and takes the first denoising step of the next; `rows` are the actions that led to both.
+
+        Gives the next frame's noise and first estimate, and the agent output of the committed frame.
+        """
+        finished, grid, *_ = self._finished(clean, rows[:, :1], known[:, :1])
+        noise = self._noise(rows[:, 1])
+        units = torch.full_like(grid.units, self.model.config.max_steps // self.num_steps)
+        both = Grid(torch.cat([grid.level, torch.zeros_like(grid.level)], 1), torch.cat([grid.units, units], 1))
+        estimate, output, self._cache = self.model.step(
+            torch.cat([finished, noise], dim=1),
+            both,
+            rows,
+            known,
+            self._running(),
+            self._tokens(2),
+            write=1,
+            in_place=not self.differentiable,
+        )
+        return noise, estimate[:, 1:], output[:, :1]
+
+    def _finished(self, clean: Tensor, rows: Tensor, known: Tensor) -> tuple[Tensor, Grid, Tensor, Tensor]:
+        """Frames as every context and commit pass sees them."""
         noisy = self.model.corrupt_context(clean, self.generator)
-        tokens = self.agent_tokens
-        if tokens is not None:
-            tokens = tokens.unsqueeze(1).expand(-1, clean.shape[1], -1, -1)
-        return self.model.slots(noisy, self.model.context_grid((clean.shape[0], clean.shape[1])), rows, labeled, tokens)
+        return noisy, self.model.context_grid((clean.shape[0], clean.shape[1])), rows, known
+
+    def _tokens(self, frames: int) -> Tensor | None:
+        return None if self.agent_tokens is None else self.agent_tokens.unsqueeze(1).expand(-1, frames, -1, -1)
 
     def _running(self) -> Cache:
         if self._cache is None:
@@ -108,3 +149,7 @@ class Simulator:
 
     def _grad(self) -> torch.autograd.grad_mode.set_grad_enabled:
         return torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled())
+
+
+def _known(actions: Tensor, labeled: Tensor | None) -> Tensor:
+    return torch.ones(actions.shape[:-1], dtype=torch.bool, device=actions.device) if labeled is None else labeled

@@ -8,13 +8,24 @@ Axes: b batch, t time, n latent tokens of a frame, d their channels, s agent tok
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dynamics.actions import ActionEmbedding, ActionSpace
-from dynamics.shortcut import Grid, bootstrap_target, corrupt, draw_grid, ramp_weight, shortcut_error
+from dynamics.shortcut import (
+    Grid,
+    bootstrap_target,
+    corrupt,
+    draw_grid,
+    from_velocity,
+    ramp_weight,
+    shortcut_error,
+    velocity_weight,
+)
+from tokenizer.cache import Cache, Past
 from tokenizer.records import LatentClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
 
@@ -35,8 +46,23 @@ class DynamicsConfig:
     """K: denoising passes of a generated frame."""
     context_level: int = 58
     """Signal level, in 1/max_steps, at which finished frames are fed."""
+    objective: Literal["shortcut", "diffusion"] = "shortcut"
+    """Shortcut forcing, or plain diffusion forcing: the flow loss alone, with no step size told to the model."""
+    prediction: Literal["x", "v"] = "x"
+    """What the output is: clean latents, or velocities z1 - z0."""
+    loss_space: Literal["x", "v"] = "x"
+    """Where errors are measured: between clean latents, or between velocities."""
+    ramp: bool = True
+    """Whether noisy frames say less in the loss (eq. 8)."""
     bootstrap_share: float = 0.25
     """Share of rows that learn large steps; the others learn the flow."""
+    bootstrap_warmup: int = 0
+    """Training steps before the first bootstrap rows: a teacher that knows nothing yet teaches nothing."""
+    image_share: float = 0.0
+    """Share of rows trained as separate images, with no attention over time (0.3 in the paper)."""
+    num_tokens: int | None = None
+    """Latent tokens of a frame inside the model, N_z: the channels of the data's tokens are joined or split to get it.
+    The data's own number where not given."""
 
     def __post_init__(self) -> None:
         if self.max_steps & (self.max_steps - 1) or self.max_steps < 2:
@@ -45,15 +71,28 @@ class DynamicsConfig:
             raise ValueError(f"context_level={self.context_level} is not in 1..max_steps={self.max_steps}")
         if self.num_steps < 1 or self.max_steps % self.num_steps:
             raise ValueError(f"num_steps={self.num_steps} does not divide max_steps={self.max_steps}")
-        if not 0 <= self.bootstrap_share <= 1:
-            raise ValueError(f"bootstrap_share={self.bootstrap_share} is not in [0, 1]")
+        for name in ("bootstrap_share", "image_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
+        if self.bootstrap_warmup < 0:
+            raise ValueError(f"bootstrap_warmup={self.bootstrap_warmup} must not be negative")
+        size = self.latent_shape[0] * self.latent_shape[1]
+        if self.num_tokens is not None and (self.num_tokens < 1 or size % self.num_tokens):
+            raise ValueError(f"num_tokens={self.num_tokens} does not divide the {size} numbers of a frame's latents")
         if self.transformer.dim % 2:
             raise ValueError(f"width {self.transformer.dim} does not split between signal level and step size")
 
     @property
+    def token_shape(self) -> tuple[int, int]:
+        """(tokens, channels) of a frame inside the model."""
+        tokens, channels = self.latent_shape
+        count = self.num_tokens or tokens
+        return count, tokens * channels // count
+
+    @property
     def world_slots(self) -> int:
         """Slots of a frame without agent tokens."""
-        return 2 + self.latent_shape[0] + self.num_registers
+        return 2 + self.token_shape[0] + self.num_registers
 
 
 class WorldModel(nn.Module):
@@ -62,7 +101,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
         self.config = config
-        (tokens, channels), width = config.latent_shape, config.transformer.dim
+        (tokens, channels), width = config.token_shape, config.transformer.dim
         self.action_embed = ActionEmbedding(config.actions, width)
         self.level_embed = nn.Embedding(config.max_steps + 1, width // 2)
         self.step_embed = nn.Embedding(config.max_steps.bit_length(), width // 2)
@@ -75,9 +114,13 @@ class WorldModel(nn.Module):
             nn.init.normal_(embed.weight, std=0.02)
         nn.init.zeros_(self.latent_head.weight)
         nn.init.zeros_(self.latent_head.bias)
-        self.register_buffer("latent_mean", torch.zeros(tokens, channels))
-        self.register_buffer("latent_std", torch.ones(tokens, channels))
+        self.register_buffer("latent_mean", torch.zeros(config.latent_shape))
+        self.register_buffer("latent_std", torch.ones(config.latent_shape))
+        self.register_buffer("steps_seen", torch.tensor(0))
+        self._warm = config.bootstrap_warmup == 0
 
+    steps_seen: Tensor
+    """Training steps, counted until the bootstrap begins."""
     latent_mean: Tensor
     latent_std: Tensor
 
@@ -96,15 +139,26 @@ class WorldModel(nn.Module):
         return (latents.float() * self.latent_std + self.latent_mean).clamp(-1, 1)
 
     def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shortcut forcing loss (eq. 7) of a batch whose first rows are bootstrap rows."""
-        rows = round(self.config.bootstrap_share * batch.latents.shape[0])
+        """Shortcut forcing loss (eq. 7) of a batch whose first rows are bootstrap rows, and the last ones images."""
+        count = batch.latents.shape[0]
+        rows = self.bootstrap_rows(count)
+        images = min(round(self.config.image_share * count), count - rows)
         clean = self.standardise(batch.latents)
-        grid = draw_grid((clean.shape[0], clean.shape[1]), rows, self.config.max_steps, generator)
+        grid = draw_grid((count, clean.shape[1]), rows, self.config.max_steps, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noisy = corrupt(clean, noise, grid.level, self.config.max_steps)
         target = self.targets(noisy[:rows], Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
-        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled)
+        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=images)
         return self.loss(estimate, clean, target, grid)
+
+    def bootstrap_rows(self, count: int) -> int:
+        """How many of so many rows are bootstrap rows at this step; in training, counts the step."""
+        if self.config.objective == "diffusion":
+            return 0
+        if not self._warm and self.training:
+            self.steps_seen += 1
+            self._warm = bool(self.steps_seen > self.config.bootstrap_warmup)
+        return round(self.config.bootstrap_share * count) if self._warm else 0
 
     @torch.no_grad()
     def targets(self, noisy: Float[Tensor, "r t n d"], grid: Grid, batch: LatentClip) -> Float[Tensor, "r t n d"]:
@@ -120,7 +174,12 @@ class WorldModel(nn.Module):
     def loss(self, estimate: Tensor, clean: Tensor, target: Tensor, grid: Grid) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted mean over frames, and the errors of both kinds of frames."""
         error = shortcut_error(estimate, clean, target, grid)
-        loss = (ramp_weight(grid.level, self.config.max_steps) * error).mean()
+        weighted = error
+        if self.config.ramp:
+            weighted = ramp_weight(grid.level, self.config.max_steps) * weighted
+        if self.config.loss_space == "v":
+            weighted = velocity_weight(grid.level, self.config.max_steps) * weighted
+        loss = weighted.mean()
         at_finest = (grid.units == 1).float()
         seen = error.detach()
         flow = (seen * at_finest).sum() / at_finest.sum().clamp_min(1)
@@ -134,10 +193,62 @@ class WorldModel(nn.Module):
         actions: Float[Tensor, "b t a"],
         labeled: Bool[Tensor, "b t"],
         agent_tokens: Float[Tensor, "b t s w"] | None = None,
+        images: int = 0,
     ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
-        """Estimates of the clean standardised latents, and the output of the agent tokens (s = 0 without them)."""
+        """Estimates of the clean standardised latents, and the output of the agent tokens (s = 0 without them).
+
+        The last `images` rows are taken as separate images.
+        """
         slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
-        return self.read(self.transformer(slots, self.space_mask(slots.shape[2])))
+        out = self.transformer(slots, self.space_mask(slots.shape[2]), images)
+        return self.read(out, noisy, grid)
+
+    def prefill(
+        self,
+        noisy: Float[Tensor, "b t n d"],
+        grid: Grid,
+        actions: Float[Tensor, "b t a"],
+        labeled: Bool[Tensor, "b t"],
+        agent_tokens: Float[Tensor, "b t s w"] | None = None,
+    ) -> tuple[Float[Tensor, "b t s w"], Cache]:
+        """The agent output of a whole context, and the cache that goes on from it."""
+        slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
+        out, cache = self.transformer.prefill(slots, self.space_mask(slots.shape[2]))
+        return out[:, :, self.config.world_slots :], cache
+
+    def step(
+        self,
+        noisy: Float[Tensor, "b f n d"],
+        grid: Grid,
+        actions: Float[Tensor, "b f a"],
+        labeled: Bool[Tensor, "b f"],
+        cache: Cache,
+        agent_tokens: Float[Tensor, "b f s w"] | None = None,
+        *,
+        write: int = 0,
+        in_place: bool = False,
+    ) -> tuple[Float[Tensor, "b f n d"], Float[Tensor, "b f s w"], Cache]:
+        """`denoise` for the frames after those in the cache; the first `write` of them are added to it."""
+        num_agent = 0 if agent_tokens is None else agent_tokens.shape[2]
+        mask = self.space_mask(self.config.world_slots + num_agent)
+        past = self.transformer.past(cache, noisy.shape[1], self.config.world_slots + num_agent, mask)
+        estimate, agent_output, new = self._pass_over(noisy, grid, actions, labeled, agent_tokens, mask, past)
+        return estimate, agent_output, self.transformer.write(cache, new, write, in_place=in_place)
+
+    def _pass_over(
+        self,
+        noisy: Tensor,
+        grid: Grid,
+        actions: Tensor,
+        labeled: Tensor,
+        agent_tokens: Tensor | None,
+        mask: Tensor | None,
+        past: Past,
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """One call from latents to estimates, which compiles as a whole: a step is too short for calls in between."""
+        slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
+        out, new = self.transformer.pass_over(slots, mask, past)
+        return *self.read(out, noisy, grid), new
 
     def slots(
         self,
@@ -148,8 +259,10 @@ class WorldModel(nn.Module):
         agent_tokens: Float[Tensor, "b t s w"] | None = None,
     ) -> Float[Tensor, "b t slots w"]:
         """The embedded slots of each frame, in the order of the layout."""
-        level = torch.cat([self.level_embed(grid.level), self.step_embed(grid.units.log2().round().long())], dim=-1)
-        latents = self.latent_in(noisy.to(self.latent_in.weight.dtype)) + self.latent_embed
+        units = torch.ones_like(grid.units) if self.config.objective == "diffusion" else grid.units
+        level = torch.cat([self.level_embed(grid.level), self.step_embed(units.log2().round().long())], dim=-1)
+        tokens = noisy.to(self.latent_in.weight.dtype).flatten(2).unflatten(2, self.config.token_shape)
+        latents = self.latent_in(tokens) + self.latent_embed
         parts = [
             self.action_embed(actions.to(self.latent_embed.dtype), labeled).unsqueeze(2),
             level.unsqueeze(2),
@@ -160,9 +273,15 @@ class WorldModel(nn.Module):
             parts.append(agent_tokens)
         return torch.cat([part.to(latents.dtype) for part in parts], dim=2)
 
-    def read(self, out: Float[Tensor, "b t slots w"]) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
-        latents = out[:, :, 2 : 2 + self.config.latent_shape[0]]
-        return self.latent_head(latents).float(), out[:, :, self.config.world_slots :]
+    def read(
+        self, out: Float[Tensor, "b t slots w"], noisy: Float[Tensor, "b t n d"], grid: Grid
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
+        """Estimates of the clean latents, whatever the network predicts, and the agent tokens' output."""
+        latents = self.latent_head(out[:, :, 2 : 2 + self.config.token_shape[0]]).float()
+        estimate = latents.flatten(2).unflatten(2, self.config.latent_shape)
+        if self.config.prediction == "v":
+            estimate = from_velocity(noisy.float(), estimate, grid.level, self.config.max_steps)
+        return estimate, out[:, :, self.config.world_slots :]
 
     def space_mask(self, slots: int) -> Bool[Tensor, "slots slots"] | None:
         """Row i sees column j: all but the agent tokens are seen by all, agent tokens by agent tokens alone."""
@@ -186,3 +305,12 @@ class WorldModel(nn.Module):
 
     def compile_layers(self) -> None:
         self.transformer.compile_layers()
+        # Guards on the modules, which do not change, would cost a tenth of a pass.
+        self._pass_over = torch.compile(  # type: ignore[method-assign]
+            self._pass_over,
+            dynamic=False,
+            options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
+        )
+
+    def checkpoint_activations(self) -> None:
+        self.transformer.checkpoint_activations()

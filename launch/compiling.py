@@ -1,4 +1,4 @@
-"""torch.compile where this machine can: layer by layer, with static shapes."""
+"""How a model's layers are run: by torch.compile where this machine can, with activations computed again if asked."""
 
 import shutil
 from typing import Protocol, runtime_checkable
@@ -28,3 +28,15 @@ def compile_model(model: nn.Module) -> str:
     torch._dynamo.config.accumulated_recompile_limit = 4096
     model.compile_layers()
     return "compiling layer by layer; the first steps are slow"
+
+
+@runtime_checkable
+class RecomputesLayers(Protocol):
+    def checkpoint_activations(self) -> None: ...
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Trains with recomputed activations, where the model has layers to recompute."""
+    if not isinstance(model, RecomputesLayers):
+        raise ValueError(f"{type(model).__name__} has no layers to compute again: leave out activation_checkpointing")
+    model.checkpoint_activations()

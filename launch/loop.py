@@ -56,6 +56,8 @@ class LoopConfig(OptimizerConfig):
     """Of the initial weights, the order of the data and all noise."""
     compile: bool = False
     """Whether the command compiles the model before it trains (see `launch.compiling`)."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes each layer again: a third more work for a fraction of the memory."""
     tracker: Tracker = "tensorboard"
     """Where the curves are drawn, under the run's logs folder."""
 

@@ -1,13 +1,14 @@
 """Attention over the slots of a frame and over time: RoPE, QK-norm, grouped queries, optional soft-capping.
 
-Axes: b batch, q query positions, m key positions, h query heads, k key-value heads, g queries per key-value head
-(h = k g), e channels of a head.
+Axes: b batch, q query positions, m key positions, p cached positions, h query heads, k key-value heads, g queries per
+key-value head (h = k g), e channels of a head.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 
 class Norm(nn.RMSNorm):
@@ -48,39 +49,70 @@ def attend(
     """Softmax attention where `mask` is true.
 
     On a CPU the plain product is chosen: the backward pass of the fused kernel is 4-6 times slower there in bf16 at the
-    sizes of a frame. On other devices the fused kernel runs, except under soft-capping, which it does not offer.
+    sizes of a frame. On other devices a fused kernel runs, under soft-capping flex attention.
     """
-    if query.device.type != "cpu" and soft_cap is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
-        )
-    groups = query.shape[1] // key.shape[1]
-    # b k (g q) e: the groups share one product with their keys
-    grouped = query.unflatten(1, (-1, groups)).flatten(2, 3)
-    scores = grouped @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    weights = _softmax(scores, mask if mask is None else mask.repeat(groups, 1), soft_cap)
-    mixed: Tensor = (weights @ value).unflatten(2, (groups, -1)).flatten(1, 2)
+    if query.device.type == "cpu":
+        groups = query.shape[1] // key.shape[1]
+        scores = _grouped(query, key) @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        weights = _softmax(scores, mask if mask is None else mask.repeat(groups, 1), soft_cap)
+        return _ungrouped(weights @ value, groups)
+    if soft_cap is not None:
+        return attend_soft_capped(query, key, value, mask, soft_cap)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+
+
+def attend_soft_capped(
+    query: Float[Tensor, "b h q e"],
+    key: Float[Tensor, "b k m e"],
+    value: Float[Tensor, "b k m e"],
+    mask: Bool[Tensor, "q m"] | None,
+    soft_cap: float,
+) -> Float[Tensor, "b h q e"]:
+    """Flex attention: one fused kernel inside compiled code, the plain product outside."""
+    sees = torch.ones((), dtype=torch.bool, device=query.device) if mask is None else mask
+    sees = sees.expand(query.shape[2], key.shape[2])
+    mixed = flex_attention(
+        query,
+        key,
+        value,
+        score_mod=lambda score, b, h, q, m: torch.where(
+            sees[q, m], soft_cap * torch.tanh(score / soft_cap), -torch.inf
+        ),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(mixed, Tensor)
     return mixed
 
 
-def attend_past_and_self(
-    query: Float[Tensor, "b h one e"],
-    key: Float[Tensor, "b k one e"],
-    value: Float[Tensor, "b k one e"],
-    past_key: Float[Tensor, "b k w e"],
-    past_value: Float[Tensor, "b k w e"],
-    past_mask: Bool[Tensor, "w"],
+def attend_past_and_new(
+    query: Float[Tensor, "b h q e"],
+    key: Float[Tensor, "b k q e"],
+    value: Float[Tensor, "b k q e"],
+    past_key: Float[Tensor, "b k p e"],
+    past_value: Float[Tensor, "b k p e"],
+    mask: Bool[Tensor, "q pq"],
     *,
     soft_cap: float | None = None,
-) -> Float[Tensor, "b h one e"]:
-    """One new position against a cache and itself. Only scores are joined: the cache is neither copied nor written."""
-    grouped = query.squeeze(2).unflatten(1, (key.shape[1], -1))  # b k g e
-    past = grouped @ past_key.transpose(-1, -2)
-    own = (grouped * key).sum(-1, keepdim=True)
-    scores = torch.cat([past, own.to(past.dtype)], dim=-1) * query.shape[-1] ** -0.5
-    weights = _softmax(scores, F.pad(past_mask, (0, 1), value=True), soft_cap)
-    mixed = weights[..., :-1] @ past_value + weights[..., -1:] * value
-    return mixed.to(query.dtype).flatten(1, 2).unsqueeze(2)
+) -> Float[Tensor, "b h q e"]:
+    """New positions against a cache and each other. Only scores are joined: the cache is neither copied nor written."""
+    groups = query.shape[1] // key.shape[1]
+    grouped = _grouped(query, key)
+    scores = torch.cat([grouped @ past_key.transpose(-1, -2), grouped @ key.transpose(-1, -2)], dim=-1)
+    weights = _softmax(scores * query.shape[-1] ** -0.5, mask.repeat(groups, 1), soft_cap)
+    past = past_key.shape[2]
+    mixed = weights[..., :past] @ past_value + weights[..., past:] @ value
+    return _ungrouped(mixed.to(query.dtype), groups)
+
+
+def _grouped(query: Tensor, key: Tensor) -> Tensor:
+    """b (k g) q e -> b k (g q) e: the queries of a group share one product with their keys."""
+    grouped: Tensor = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    return grouped
+
+
+def _ungrouped(mixed: Tensor, groups: int) -> Tensor:
+    ungrouped: Tensor = mixed.unflatten(2, (groups, -1)).flatten(1, 2)
+    return ungrouped
 
 
 def _softmax(scores: Tensor, mask: Tensor | None, soft_cap: float | None) -> Tensor:

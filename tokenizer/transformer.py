@@ -2,19 +2,25 @@
 
 Pre-RMSNorm, SwiGLU, QK-norm, grouped queries, RoPE over time. Slots of a frame are told apart by learned embeddings
 that the models add, so the layers over space carry no positions of their own. Time layers are causal within a sliding
-window: a slot attends to its own slot in the last `window` frames, its own frame counted.
+window of the last `window` frames, its own frame counted: factorised, where a slot attends to its own slot alone, or
+dense, where it attends to all slots of those frames.
 
-Axes: b batch, t time, n slots of a frame, d width, w frames that the cache holds.
+Axes: b batch, t time, n slots of a frame, m slots that the cache holds, d width, w frames that the cache holds, p of
+them that are looked at, f new frames, k key-value heads, e channels of a head.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from tokenizer.attention import Norm, attend, attend_past_and_self, rotary_angles, rotate
+from tokenizer.attention import Norm, attend, attend_past_and_new, rotary_angles, rotate
+from tokenizer.cache import Cache, Past, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,8 @@ class TransformerConfig:
     """Every layer of this number attends over time, the others over space."""
     window: int = 192
     """Frames that a time layer sees, the present one counted."""
+    time_attention: Literal["factorised", "dense"] = "factorised"
+    """Whether a slot attends over time to itself alone, or to all slots of the past frames and of its own."""
     soft_cap: float | None = None
     """Attention logits are kept within +- this; None leaves them (QK-norm already bounds them)."""
 
@@ -49,25 +57,13 @@ class TransformerConfig:
         return self.depth // self.time_every
 
 
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the last frames, one ring for each time layer; the rings never grow."""
-
-    keys: tuple[Float[Tensor, "b n k w e"], ...]
-    values: tuple[Float[Tensor, "b n k w e"], ...]
-    positions: Int[Tensor, "w"]
-    """Frame number that each place of the ring holds; far negative where it is empty."""
-    next_position: int = 0
-
-    EMPTY = -(2**40)
-
-
 class Attention(nn.Module):
-    """Projections and norms shared by both kinds of layer; the layers over time carry RoPE and may read a cache."""
+    """Projections and norms shared by both kinds of layer; `layout` says over which rows attention runs."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, layout: str) -> None:
         super().__init__()
         self.config = config
+        self.layout = layout
         heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = nn.Linear(config.dim, heads * config.head_dim, bias=False)
         self.query_norm = Norm(config.head_dim)
@@ -75,12 +71,21 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         nn.init.zeros_(self.out.weight)  # every layer starts as the identity
 
-    def project(self, x: Float[Tensor, "b l d"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [b h l e], keys and values [b k l e]."""
+    def project(self, x: Float[Tensor, "b t n d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [rows heads l e]."""
         c = self.config
-        qkv = self.qkv(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+        # Flat, here and below: a product with a strided batch copies the weights for each of its rows.
+        flat = self.qkv(x.flatten(0, 2))
+        _, t, n, _ = x.shape
+        qkv = rearrange(flat, f"(b t n) (h e) -> {self.layout}", t=t, n=n, e=c.head_dim)
         query, key, value = qkv.split([c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
         return self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype), value
+
+    def merge(self, mixed: Float[Tensor, "rows h l e"], like: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        b, t, n, _ = like.shape
+        flat = rearrange(mixed, f"{self.layout} -> (b t n) (h e)", b=b, t=t, n=n)
+        merged: Tensor = self.out(flat).unflatten(0, (b, t, n))
+        return merged
 
 
 class SpaceLayer(nn.Module):
@@ -90,50 +95,57 @@ class SpaceLayer(nn.Module):
         super().__init__()
         self.config = config
         self.attention_norm = Norm(config.dim)
-        self.attention = Attention(config)
+        self.attention = Attention(config, "(b t) h n e")
         self.mlp = SwiGLU(config)
 
     def forward(self, x: Float[Tensor, "b t n d"], mask: Bool[Tensor, "n n"] | None) -> Float[Tensor, "b t n d"]:
-        query, key, value = self.attention.project(self.attention_norm(x).flatten(0, 1))
+        query, key, value = self.attention.project(self.attention_norm(x))
         mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
-        x = x + self.attention.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, x.shape[:2])
+        x = x + self.attention.merge(mixed, x)
         out: Tensor = x + self.mlp(x)
         return out
 
 
 class TimeLayer(nn.Module):
-    """Causal attention of each slot to itself in past frames, then SwiGLU."""
+    """Causal attention to past frames, then SwiGLU. Attention runs over rows: one for each slot, or one with all."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.dense = config.time_attention == "dense"
         self.attention_norm = Norm(config.dim)
-        self.attention = Attention(config)
+        self.attention = Attention(config, "b h (t n) e" if self.dense else "(n b) h t e")
         self.mlp = SwiGLU(config)
 
     def forward(
         self,
         x: Float[Tensor, "b t n d"],
         rope: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, "t t"] | Bool[Tensor, "w"],
-        past: tuple[Float[Tensor, "b m k w e"], Float[Tensor, "b m k w e"]] | None = None,
-    ) -> tuple[Float[Tensor, "b t n d"], Tensor, Tensor]:
-        """Frames among themselves, or one new frame after the cached keys and values of `past`.
+        mask: Bool[Tensor, "q kv"],
+        past: tuple[Float[Tensor, "m b k p e"], Float[Tensor, "m b k p e"]] | None = None,
+    ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "n b k t e"], Float[Tensor, "n b k t e"]]:
+        """Frames among themselves, or after the cached keys and values of `past`, whose first slots are those of `x`.
 
-        The n slots are the first of the cache's m; `mask` says what frames see, or which places of the cache count.
-        Also gives the keys and values [b n k t e] of these frames.
+        Also gives the keys and values of these frames.
         """
-        batch, _, slots, _ = x.shape
-        query, key, value = self.attention.project(self.attention_norm(x).transpose(1, 2).flatten(0, 1))
+        query, key, value = self.attention.project(self.attention_norm(x))
         query, key = rotate(query, *rope), rotate(key, *rope)
         if past is None:
             mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
         else:
-            keys, values = (ring[:, :slots].flatten(0, 1) for ring in past)
-            mixed = attend_past_and_self(query, key, value, keys, values, mask, soft_cap=self.config.soft_cap)
-        update = self.attention.out(mixed.transpose(1, 2).flatten(2)).unflatten(0, (batch, slots)).transpose(1, 2)
-        x = x + update
-        return x + self.mlp(x), key.unflatten(0, (batch, slots)), value.unflatten(0, (batch, slots))
+            keys, values = (self._past_rows(ring, x.shape[2]) for ring in past)
+            mixed = attend_past_and_new(query, key, value, keys, values, mask, soft_cap=self.config.soft_cap)
+        x = x + self.attention.merge(mixed, x)
+        return x + self.mlp(x), self._by_slot(key, x), self._by_slot(value, x)
+
+    def _by_slot(self, rows: Float[Tensor, "rows k l e"], x: Tensor) -> Float[Tensor, "n b k t e"]:
+        batch, _, slots, _ = x.shape
+        if self.dense:
+            return rearrange(rows, "b k (t n) e -> n b k t e", n=slots)
+        return rearrange(rows, "(n b) k t e -> n b k t e", b=batch)
+
+    def _past_rows(self, ring: Float[Tensor, "m b k p e"], slots: int) -> Float[Tensor, "rows k l e"]:
+        return rearrange(ring, "m b k p e -> b k (p m) e") if self.dense else ring[:slots].flatten(0, 1)
 
 
 class SwiGLU(nn.Module):
@@ -162,14 +174,22 @@ class SpaceTimeTransformer(nn.Module):
             TimeLayer(config) if (i + 1) % config.time_every == 0 else SpaceLayer(config) for i in range(config.depth)
         )
         self.norm = Norm(config.dim)
+        self.recompute = False
 
     def compile_layers(self) -> None:
         """Compiles each layer on its own: layers of one kind share the compiled code, and shapes stay static."""
         for layer in self.layers:
             layer.compile(dynamic=False)
 
-    def forward(self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None) -> Float[Tensor, "b t n d"]:
-        return self._run(x, space_mask)[0]
+    def checkpoint_activations(self) -> None:
+        """From now on a backward pass computes each layer again, so that only the layers' inputs are kept."""
+        self.recompute = True
+
+    def forward(
+        self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None, images: int = 0
+    ) -> Float[Tensor, "b t n d"]:
+        """The last `images` rows are taken as separate images: nothing of theirs attends over time."""
+        return self._run(x, space_mask, images)[0]
 
     def prefill(
         self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None
@@ -177,81 +197,131 @@ class SpaceTimeTransformer(nn.Module):
         """Runs a whole context and gives its output with the cache that goes on from it."""
         out, pairs = self._run(x, space_mask)
         cache = self.empty_cache(x.shape[0], x.shape[2], x.device, pairs[0][0].dtype if pairs else x.dtype)
-        frames = torch.arange(max(0, x.shape[1] - cache.positions.shape[0]), x.shape[1], device=x.device)
-        places = frames % cache.positions.shape[0]
-        keys = tuple(
-            ring.index_copy(3, places, key[..., frames, :]) for ring, (key, _) in zip(cache.keys, pairs, strict=True)
-        )
-        values = tuple(
-            ring.index_copy(3, places, value[..., frames, :])
-            for ring, (_, value) in zip(cache.values, pairs, strict=True)
-        )
-        return out, Cache(keys, values, cache.positions.index_copy(0, places, frames), x.shape[1])
+        first = max(0, x.shape[1] - cache.positions.shape[0])
+        last = [(key[..., first:, :], value[..., first:, :]) for key, value in pairs]
+        numbers = torch.arange(first, x.shape[1], device=x.device)
+        return out, written(replace(cache, next_position=first), last, numbers, in_place=not out.requires_grad)
 
     def step(
         self,
-        x: Float[Tensor, "b one n d"],
+        x: Float[Tensor, "b f n d"],
         space_mask: Bool[Tensor, "n n"] | None,
         cache: Cache,
         *,
-        write: bool,
+        write: int = 0,
         in_place: bool = False,
-    ) -> tuple[Float[Tensor, "b one n d"], Cache]:
-        """Runs the frame after those in the cache; `write` adds it to the cache.
+    ) -> tuple[Float[Tensor, "b f n d"], Cache]:
+        """Runs the frames after those in the cache; the first `write` of them are added to the cache.
 
         The slots of `x` may be fewer than the cache's: the first ones, where the last are seen by nobody. With
         `in_place` the rings are overwritten (fast, no gradient); without it new ones are made, and the old cache stays
         valid.
         """
-        position = torch.tensor([cache.next_position], device=x.device)
-        rope = rotary_angles(position, self.config.head_dim)
-        past_mask = cache.positions > cache.next_position - self.config.window
+        out, new = self.pass_over(x, space_mask, self.past(cache, x.shape[1], x.shape[2], space_mask))
+        return out, self.write(cache, new, write, in_place=in_place)
+
+    def past(self, cache: Cache, frames: int, slots: int, space_mask: Bool[Tensor, "n n"] | None) -> Past:
+        """What a pass over so many new frames, of so many slots, looks at."""
+        asked = frames, slots, space_mask is None
+        if asked not in cache.pasts:
+            cache.pasts[asked] = self._past(cache, frames, slots, space_mask)
+        return cache.pasts[asked]
+
+    def pass_over(
+        self, x: Float[Tensor, "b f n d"], space_mask: Bool[Tensor, "n n"] | None, past: Past
+    ) -> tuple[Float[Tensor, "b f n d"], list[tuple[Tensor, Tensor]]]:
+        """Runs new frames after their past; also gives the keys and values [n b k f e] of each time layer."""
         new: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
             if isinstance(layer, SpaceLayer):
                 x = layer(x, space_mask)
             else:
-                i = len(new)
-                x, key, value = layer(x, rope, past_mask, (cache.keys[i], cache.values[i]))
+                x, key, value = layer(x, past.rope, past.mask, (past.keys[len(new)], past.values[len(new)]))
                 new.append((key, value))
-        return self.norm(x), _written(cache, new, position, in_place) if write else cache
+        return self.norm(x), new
+
+    def write(self, cache: Cache, new: list[tuple[Tensor, Tensor]], frames: int, *, in_place: bool) -> Cache:
+        """Adds the first frames of a pass to the cache."""
+        if not frames:
+            return cache
+        first = max(0, frames - cache.positions.shape[0])  # of more than the ring holds the last ones stay
+        begin, end = cache.next_position + first, cache.next_position + frames
+        positions = torch.arange(begin, end, device=cache.positions.device)
+        pairs = [(key[..., first:frames, :], value[..., first:frames, :]) for key, value in new]
+        return written(replace(cache, next_position=begin), pairs, positions, in_place=in_place)
 
     def empty_cache(self, batch: int, slots: int, device: torch.device, dtype: torch.dtype) -> Cache:
         """The ring holds window - 1 past frames: the present one attends to itself beside it."""
         c = self.config
         size = max(c.window - 1, 1)
-        shape = (batch, slots, c.num_kv_heads, size, c.head_dim)
+        shape = (slots, batch, c.num_kv_heads, size, c.head_dim)
         keys, values = (
             tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(c.time_layers)) for _ in range(2)
         )
         return Cache(keys, values, torch.full((size,), Cache.EMPTY, device=device, dtype=torch.int64))
 
-    def _run(self, x: Tensor, space_mask: Tensor | None) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        frames = torch.arange(x.shape[1], device=x.device)
-        rope = rotary_angles(frames, self.config.head_dim)
-        age = frames[:, None] - frames[None, :]
-        time_mask = (age >= 0) & (age < self.config.window)
+    def _past(self, cache: Cache, frames: int, slots: int, space_mask: Tensor | None) -> Past:
+        look, device = cache.look, cache.positions.device
+        numbers = torch.arange(cache.next_position, cache.next_position + frames, device=device)
+        age = numbers[:, None] - torch.cat([cache.positions[:look], numbers])
+        mask = (age >= 0) & (age < self.config.window)
+        keys, values = (tuple(ring[..., :look, :] for ring in rings) for rings in (cache.keys, cache.values))
+        cached_slots = keys[0].shape[0] if keys else slots
+        return Past(*self._positions(numbers, mask, slots, cached_slots, space_mask), keys, values)
+
+    def _run(self, x: Tensor, space_mask: Tensor | None, images: int = 0) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        video = self._among_themselves(x, space_mask)
+        image = self._among_themselves(x[:, :1], space_mask) if images else None
         pairs = []
         for layer in self.layers:
             if isinstance(layer, SpaceLayer):
-                x = layer(x, space_mask)
+                x = self._call(layer, x, space_mask)
             else:
-                x, key, value = layer(x, rope, time_mask)
+                x, key, value = self._over_time(layer, x, video, image, images)
                 pairs.append((key, value))
         return self.norm(x), pairs
 
+    def _over_time(
+        self, layer: nn.Module, x: Tensor, video: "_Positions", image: "_Positions | None", images: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        out: tuple[Tensor, Tensor, Tensor]
+        if image is None:
+            out = self._call(layer, x, *video)
+            return out
+        rows, time = x.shape[0] - images, x.shape[1]
+        stills = self._call(layer, x[rows:].flatten(0, 1).unsqueeze(1), *image)[0].unflatten(0, (images, time))
+        if not rows:
+            return stills.squeeze(2), stills, stills
+        moving, key, value = self._call(layer, x[:rows], *video)
+        return torch.cat([moving, stills.squeeze(2)]), key, value
 
-def _written(cache: Cache, new: list[tuple[Tensor, Tensor]], position: Tensor, in_place: bool) -> Cache:
-    place = position % cache.positions.shape[0]
-    keys, values, positions = cache.keys, cache.values, cache.positions
-    if in_place:
-        for ring_k, ring_v, (key, value) in zip(keys, values, new, strict=True):
-            ring_k.index_copy_(3, place, key.to(ring_k.dtype))
-            ring_v.index_copy_(3, place, value.to(ring_v.dtype))
-        positions.index_copy_(0, place, position)
-        return replace(cache, next_position=cache.next_position + 1)
-    keys = tuple(ring.index_copy(3, place, key.to(ring.dtype)) for ring, (key, _) in zip(keys, new, strict=True))
-    values = tuple(
-        ring.index_copy(3, place, value.to(ring.dtype)) for ring, (_, value) in zip(values, new, strict=True)
-    )
-    return Cache(keys, values, positions.index_copy(0, place, position), cache.next_position + 1)
+    def _call(self, layer: nn.Module, *inputs: object) -> Any:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+    def _among_themselves(self, x: Tensor, space_mask: Tensor | None) -> "_Positions":
+        frames, slots = torch.arange(x.shape[1], device=x.device), x.shape[2]
+        age = frames[:, None] - frames[None, :]
+        return self._positions(frames, (age >= 0) & (age < self.config.window), slots, slots, space_mask)
+
+    def _positions(
+        self, numbers: Tensor, mask: Tensor, slots: int, cached_slots: int, space_mask: Tensor | None
+    ) -> "_Positions":
+        """RoPE and mask of the positions that attention runs over: frames, or under dense attention their slots."""
+        rope = rotary_angles(numbers, self.config.head_dim)
+        if self.config.time_attention == "factorised":
+            return rope, mask
+        sees = torch.ones(slots, slots, dtype=torch.bool, device=mask.device) if space_mask is None else space_mask
+        past, new = mask.split([mask.shape[1] - len(numbers), len(numbers)], dim=1)
+        cached = F.pad(sees, (0, cached_slots - slots))  # slots that are left out here are seen by nobody
+        joined = torch.cat([_crossed(past, cached), _crossed(new, sees)], dim=1)
+        cos, sin = (part.repeat_interleave(slots, 0) for part in rope)
+        return (cos, sin), joined
+
+
+_Positions = tuple[tuple[Tensor, Tensor], Tensor]
+
+
+def _crossed(frames: Bool[Tensor, "q p"], slots: Bool[Tensor, "n m"]) -> Bool[Tensor, "qn pm"]:
+    return rearrange(frames[:, None, :, None] & slots[None, :, None, :], "q n p m -> (q n) (p m)")

@@ -1,6 +1,7 @@
 """The cached simulator against full passes of the model, with the same noise from the same generator."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,59 @@ def test_a_differentiable_dream_is_equal_and_leads_from_latents_to_earlier_actio
     assert (steering[:3] > 0).all() and (steering[3:] == 0).all()
     (gradient,) = torch.autograd.grad(open_[2].agent_output.square().sum(), actions)
     assert (gradient[:, :3, :2].abs().sum((0, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("num_steps", [1, 4])
+@pytest.mark.parametrize("with_tokens", [True, False])
+def test_a_dream_of_known_actions_equals_its_steps_and_leaves_the_same_past(
+    clip: LatentClip, tokens: Tensor, with_tokens: bool, num_steps: int, differentiable: bool
+) -> None:
+    world = make_world(context_level=6)
+    agent_tokens = tokens if with_tokens else None
+    actions, labeled = clip.actions[:, CONTEXT:], torch.tensor([[True], [False]]).expand(-1, STEPS)
+    one, two = (
+        Simulator(
+            world, agent_tokens=agent_tokens, num_steps=num_steps, generator=seeded(4), differentiable=differentiable
+        )
+        for _ in range(2)
+    )
+    for simulator in (one, two):
+        simulator.reset(until(clip, CONTEXT))
+    moments = [one.step(actions[:, t], labeled[:, t]) for t in range(STEPS)]
+    latents, output = two.dream(actions, labeled)
+    torch.testing.assert_close(latents, torch.stack([m.latents for m in moments], 1), **CLOSE)
+    torch.testing.assert_close(output, torch.stack([m.agent_output for m in moments], 1), **CLOSE)
+    torch.testing.assert_close(two.step(actions[:, 0]).latents, one.step(actions[:, 0]).latents, **CLOSE)
+
+
+def test_a_generated_frame_costs_its_denoising_passes_and_a_commit_that_a_dream_shares(
+    world: WorldModel, clip: LatentClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[int] = []
+    inner = world.transformer.pass_over
+
+    def counted(x: Tensor, *rest: Any) -> Any:
+        frames.append(x.shape[1])
+        return inner(x, *rest)
+
+    monkeypatch.setattr(world.transformer, "pass_over", counted)
+    simulator = Simulator(world, num_steps=4, generator=seeded())
+    simulator.reset(until(clip, CONTEXT))
+    simulator.step(clip.actions[:, 0])
+    assert frames == [1] * 5
+    frames.clear()
+    simulator.dream(clip.actions[:, :3])
+    assert frames == [1] * 4 + ([2] + [1] * 3) * 2 + [1]
+
+
+def test_an_action_that_is_not_labeled_has_no_influence_on_the_frame(world: WorldModel, clip: LatentClip) -> None:
+    def frame(seed: int, labeled: bool) -> Tensor:
+        simulator = Simulator(world, generator=seeded())
+        simulator.reset(until(clip, CONTEXT))
+        return simulator.step(action_rows(MIXED, WORLDS, seed=seed), torch.full((WORLDS,), labeled)).latents
+
+    assert torch.equal(frame(1, False), frame(2, False)) and not torch.equal(frame(1, True), frame(2, True))
 
 
 def test_the_gradient_of_a_dream_is_that_of_finite_differences(world: WorldModel, clip: LatentClip) -> None:

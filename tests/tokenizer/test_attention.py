@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tokenizer.attention import Norm, attend, attend_past_and_self, rotary_angles, rotate
+from tokenizer.attention import (
+    Norm,
+    attend,
+    attend_past_and_new,
+    attend_soft_capped,
+    rotary_angles,
+    rotate,
+)
 
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
 RAGGED = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1]]).bool()
@@ -49,22 +56,33 @@ def test_soft_capping_is_a_scaled_tanh_of_the_logits() -> None:
     torch.testing.assert_close(attend(query, key, value, CAUSAL, soft_cap=2.0), expected)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("mask", [None, CAUSAL, RAGGED], ids=["none", "causal", "ragged"])
+def test_the_fused_path_of_soft_capping_equals_the_plain_one(mask: torch.Tensor | None, kv_heads: int) -> None:
+    query = torch.randn(2, 4, 5, 8)
+    key, value = torch.randn(2, 2, kv_heads, 5, 8).unbind(0)
+    expected = attend(query, key, value, mask, soft_cap=2.0)
+    torch.testing.assert_close(attend_soft_capped(query, key, value, mask, 2.0), expected)
+
+
 @pytest.mark.parametrize("soft_cap", [None, 1.0])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_one_query_on_past_and_self_equals_attention_over_both(kv_heads: int, soft_cap: float | None) -> None:
-    query, key, value = torch.randn(3, 4, 1, 6), torch.randn(3, kv_heads, 1, 6), torch.randn(3, kv_heads, 1, 6)
-    past_key, past_value = torch.randn(3, kv_heads, 4, 6), torch.randn(3, kv_heads, 4, 6)
-    mask = torch.tensor([True, False, True, False])
+@pytest.mark.parametrize("new", [1, 3])
+def test_queries_on_past_and_new_equal_attention_over_both(new: int, kv_heads: int, soft_cap: float | None) -> None:
+    query = torch.randn(3, 4, new, 6)
+    key, value = torch.randn(2, 3, kv_heads, new, 6).unbind(0)
+    past_key, past_value = torch.randn(2, 3, kv_heads, 4, 6).unbind(0)
+    mask = torch.cat([torch.tensor([True, False, True, False]).expand(new, -1), CAUSAL[:new, :new]], dim=1)
     both = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
-    expected = attend(query, *both, torch.tensor([[True, False, True, False, True]]), soft_cap=soft_cap)
-    found = attend_past_and_self(query, key, value, past_key, past_value, mask, soft_cap=soft_cap)
+    expected = attend(query, *both, mask, soft_cap=soft_cap)
+    found = attend_past_and_new(query, key, value, past_key, past_value, mask, soft_cap=soft_cap)
     torch.testing.assert_close(found, expected)
 
 
 def test_without_a_past_one_attends_to_itself_alone() -> None:
     query, key, value = torch.randn(3, 4, 1, 6), torch.randn(3, 2, 1, 6), torch.randn(3, 2, 1, 6)
     past = torch.randn(3, 2, 4, 6)
-    found = attend_past_and_self(query, key, value, past, past, torch.zeros(4, dtype=torch.bool))
+    found = attend_past_and_new(query, key, value, past, past, torch.tensor([[False] * 4 + [True]]))
     torch.testing.assert_close(found, value.repeat_interleave(2, 1))
 
 

@@ -170,7 +170,7 @@ def test_pixels_go_to_floats_and_back() -> None:
 def test_it_overfits_one_batch() -> None:
     model = Tokenizer(replace(TOKENIZER, max_mask=0.3))
     batch, generator = episode_clip(1, 3), seeded()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     errors = []
     for _ in range(200):
         loss, metrics = model(batch, generator)

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from tests.builders import SMALL, randomised
-from tokenizer.transformer import Cache, SpaceTimeTransformer, TransformerConfig
+from tokenizer.cache import Cache
+from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
 
 SLOTS, FRAMES = 5, 9
 MASK = torch.ones(SLOTS, SLOTS, dtype=torch.bool)
 MASK[:3, 3:] = False  # the last two slots are seen by themselves alone
+DENSE = replace(SMALL, time_attention="dense")
 
 
 def changed(one: Tensor, other: Tensor) -> Tensor:
@@ -61,6 +63,63 @@ def test_a_slot_attends_over_time_to_itself_alone(x: Tensor) -> None:
     assert found[:, 2].all() and not found[:, [0, 1, 3, 4]].any()
 
 
+def test_under_dense_attention_a_slot_sees_all_slots_of_past_frames_that_its_frame_may_see(x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(replace(DENSE, depth=1, time_every=1)))
+    other = x.clone()
+    other[:, 3, 2] += torch.randn(16)
+    found = changed(model(other, MASK), model(x, MASK))
+    assert found.all(1).tolist() == [False] * 3 + [True] * 3 + [False] * 3 and not found[[0, 1, 2, 6, 7, 8]].any()
+    other = x.clone()
+    other[:, 3, 4] += torch.randn(16)  # seen by the last two slots alone, in its frame and after it
+    found = changed(model(other, MASK), model(x, MASK))
+    assert not found[:, :3].any() and found[3:6, 3:].all()
+
+
+@pytest.mark.parametrize("config", [SMALL, DENSE], ids=["factorised", "dense"])
+def test_rows_taken_as_images_equal_clips_of_one_frame(config: TransformerConfig, x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(config))
+    out = model(x, MASK, images=1)
+    torch.testing.assert_close(out[:1], model(x[:1], MASK))
+    alone = model(x[1].unsqueeze(1), MASK).squeeze(1)
+    torch.testing.assert_close(out[1], alone)
+    assert not torch.allclose(out[1], model(x[1:], MASK)[0])
+    torch.testing.assert_close(model(x, MASK, images=2)[1], alone)
+
+
+def test_recomputed_activations_change_no_gradient_and_keep_less(model: SpaceTimeTransformer, x: Tensor) -> None:
+    def gradient_and_size() -> tuple[list[Tensor], int]:
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+            loss = model(x, MASK, images=1).square().sum()
+        return list(torch.autograd.grad(loss, list(model.parameters()))), sum(kept)
+
+    expected, all_of_them = gradient_and_size()
+    model.checkpoint_activations()
+    found, some = gradient_and_size()
+    torch.testing.assert_close(found, expected)
+    assert some < all_of_them / 4
+
+
+@pytest.mark.parametrize("config", [SMALL, DENSE], ids=["factorised", "dense"])
+def test_two_new_frames_in_one_step_equal_two_steps(config: TransformerConfig, x: Tensor) -> None:
+    model = randomised(SpaceTimeTransformer(config))
+    with torch.no_grad():
+        _, cache = model.prefill(x[:, :5], MASK)
+        out, after = model.step(x[:, 5:7], MASK, cache, write=1)
+        torch.testing.assert_close(out, model(x[:, :7], MASK)[:, 5:], atol=1e-5, rtol=1e-5)
+        assert after.next_position == 6
+        again, _ = model.step(x[:, 6:7], MASK, after)
+        torch.testing.assert_close(again, out[:, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_looks_at_few_places_of_a_young_cache(x: Tensor) -> None:
+    model = SpaceTimeTransformer(replace(SMALL, window=200))
+    cache = model.empty_cache(2, SLOTS, x.device, x.dtype)
+    looks = [replace(cache, next_position=n).look for n in (0, 32, 33, 128, 129, 199, 10_000)]
+    assert looks == [32, 32, 128, 128, 199, 199, 199]
+    assert SpaceTimeTransformer(SMALL).empty_cache(2, SLOTS, x.device, x.dtype).look == 2
+
+
 def test_a_space_layer_mixes_the_slots_of_one_frame(x: Tensor) -> None:
     model = randomised(SpaceTimeTransformer(replace(SMALL, depth=1, time_every=2)))
     other = x.clone()
@@ -81,7 +140,14 @@ def test_cached_equals_uncached_also_after_the_window_slid(
 
 
 @pytest.mark.parametrize(
-    "config", [replace(SMALL, window=1), replace(SMALL, window=2, soft_cap=1.0), replace(SMALL, window=50)]
+    "config",
+    [
+        replace(SMALL, window=1),
+        replace(SMALL, window=2, soft_cap=1.0),
+        replace(SMALL, window=50),
+        DENSE,
+        replace(DENSE, window=50, time_every=1),
+    ],
 )
 def test_cached_equals_uncached_for_any_window(config: TransformerConfig, x: Tensor) -> None:
     model = randomised(SpaceTimeTransformer(config))
@@ -134,7 +200,7 @@ def test_slots_that_nobody_sees_may_be_left_out_of_a_step(model: SpaceTimeTransf
 def test_the_rings_never_grow(model: SpaceTimeTransformer, x: Tensor) -> None:
     _, cache = model.prefill(x, MASK)
     assert isinstance(cache, Cache) and len(cache.keys) == SMALL.time_layers == 2
-    assert all(ring.shape == (2, SLOTS, 1, SMALL.window - 1, 8) for ring in (*cache.keys, *cache.values))
+    assert all(ring.shape == (SLOTS, 2, 1, SMALL.window - 1, 8) for ring in (*cache.keys, *cache.values))
     assert sorted(cache.positions.tolist()) == [7, 8]
 
 
