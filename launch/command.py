@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NoReturn, TextIO, TypeVar
+from typing import Any, Literal, NoReturn, TextIO, TypeVar, cast
 
 import tyro
 from rich.console import Console
@@ -26,11 +26,14 @@ Config = TypeVar("Config")
 SIZES = {
     "debug": "Seconds: every part once, in its smallest form; nothing is learned.",
     "laptop": "Minutes to hours on two processor cores: learns to see, dream and drive.",
+    "S": "The size at which speeds are compared.",
+    "base": "One good GPU.",
+    "dreamer4": "The paper's size: 400M and 1.6B parameters.",
 }
 
 
 def main(
-    presets: Mapping[str, Config],
+    presets: Mapping[str, Config] | Mapping[str, Mapping[str, Config]],
     function: Callable[[Config], None],
     *,
     description: str | None,
@@ -39,17 +42,20 @@ def main(
 ) -> None:
     """Runs `function` on the preset that the command line names, with its overrides; exits 2 on a wrong command line.
 
+    A command may have several subjects, each with presets of its own: the subject is the first word, then.
     `processes` says which do the work under `accelerate launch`: all share it, the first does it while the others
     have nothing to do, or one alone is allowed. `given` names the fields of configs that the command takes from the
     data or from another run: they are no options. Set REVERIE_TRACEBACK=1 to see where an error came from.
     """
-    _check_preset(presets, sys.argv[1:])
+    chosen, words, program = _of_subject(presets, sys.argv[1:], description)
+    _check_preset(chosen, words, program)
     if processes == "one" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _fail(f"this command starts processes of its own: run it with `{_program()}`, not accelerate launch", status=2)
     try:
         config = tyro.extras.overridable_config_cli(
-            {name: (SIZES.get(name, f"The {name} preset."), preset) for name, preset in presets.items()},
-            prog=_program(),
+            {name: (SIZES.get(name, f"The {name} preset."), preset) for name, preset in chosen.items()},
+            prog=program,
+            args=words,
             description=description,
             registry=_without(given or {}),
         )
@@ -102,14 +108,32 @@ def sentence(error: Exception) -> str:
     return f"{error.strerror}{where}"
 
 
-def _check_preset(presets: Mapping[str, Config], arguments: list[str]) -> None:
+def _of_subject(
+    presets: Mapping[str, Config] | Mapping[str, Mapping[str, Config]], arguments: list[str], description: str | None
+) -> tuple[Mapping[str, Config], list[str], str]:
+    """The presets to choose from, the words after the subject (if the command has any), and the program with it."""
+    subjects = {name: value for name, value in presets.items() if isinstance(value, Mapping)}
+    if not subjects:
+        return cast(Mapping[str, Config], presets), arguments, _program()
+    subject = arguments[0] if arguments else ""
+    if subject in subjects:
+        return subjects[subject], arguments[1:], f"{_program()} {subject}"
+    choices = f"have: {', '.join(subjects)} (as in `{_program()} {next(iter(subjects))} --help`)"
+    if subject in ("-h", "--help"):
+        print(f"{description or ''}\nName a subject first, {choices}")
+        raise SystemExit(0)
+    problem = f"unknown subject {subject!r}" if subject and not subject.startswith("-") else "name a subject first"
+    _fail(f"{problem}, {choices}", status=2)
+
+
+def _check_preset(presets: Mapping[str, Config], arguments: list[str], program: str) -> None:
     """Names the choices when the preset is missing or unknown (tyro would print its usage only)."""
     if "-h" in arguments or "--help" in arguments:
         return
     first = arguments[0] if arguments else ""
     if first not in presets:
         problem = f"unknown preset {first!r}" if first and not first.startswith("-") else "name a preset first"
-        _fail(f"{problem}, have: {', '.join(presets)} (as in `{_program()} {next(iter(presets))}`)", status=2)
+        _fail(f"{problem}, have: {', '.join(presets)} (as in `{program} {next(iter(presets))}`)", status=2)
 
 
 def _program() -> str:

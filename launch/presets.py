@@ -1,13 +1,23 @@
 """Model sizes by name, from `debug` (seconds) up. The commands' presets are made of these."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from agent.agent import AgentConfig
 from agent.heads import HeadConfig
 from agent.imagination import ImaginationConfig
+from dynamics.actions import ActionSpace
 from dynamics.world_model import DynamicsConfig
 from tokenizer.autoencoder import TokenizerConfig
 from tokenizer.transformer import TransformerConfig
+
+
+class Clips(NamedTuple):
+    """The size of a batch."""
+
+    batch: int
+    frames: int
+    """Of each clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +28,15 @@ class ModelPreset:
     """Its `dynamics` is that of the world model it starts from."""
     imagination: ImaginationConfig
     """Its `agent` is the one it starts from."""
+    tokenizer_clips: Clips = Clips(8, 16)
+    """A training step of the tokenizer on each device, in plans and benchmarks."""
+    dynamics_clips: Clips = Clips(8, 16)
+    """The same of the dynamics."""
+
+    @property
+    def joined_dynamics(self) -> DynamicsConfig:
+        """The dynamics of this tokenizer's latents, past its warm-up."""
+        return replace(self.dynamics, latent_shape=self.tokenizer.latent_shape, bootstrap_warmup=0)
 
 
 def _tokenizer_stack(dim: int, depth: int, heads: int, hidden: int, window: int) -> TransformerConfig:
@@ -28,6 +47,20 @@ def _tokenizer_stack(dim: int, depth: int, heads: int, hidden: int, window: int)
 
 _DEBUG_STACK = TransformerConfig(dim=32, depth=2, num_heads=2, num_kv_heads=1, mlp_hidden=64, time_every=2, window=6)
 _LAPTOP_STACK = _tokenizer_stack(dim=128, depth=4, heads=4, hidden=352, window=8)
+_S_STACK = _tokenizer_stack(dim=256, depth=4, heads=4, hidden=1024, window=256)
+_BASE_STACK = _tokenizer_stack(dim=512, depth=8, heads=8, hidden=1024, window=96)
+_DREAMER4_STACK = _tokenizer_stack(dim=1024, depth=12, heads=16, hidden=4096, window=192)
+
+CAR_RACING = ActionSpace(continuous=("steering", "gas", "brake"))
+MINECRAFT = ActionSpace(
+    categorical=(("camera", 121),),
+    binary=(
+        *("attack", "back", "drop", "escape", "forward", "inventory", "jump", "left", "pick_item", "right"),
+        *("sneak", "sprint", "swap_hands", "use"),
+        *(f"hotbar_{slot}" for slot in range(1, 10)),
+    ),
+)
+"""23 keys, and the mouse on a grid of 11 x 11 movements."""
 
 MODELS: dict[str, ModelPreset] = {
     "debug": ModelPreset(
@@ -37,6 +70,8 @@ MODELS: dict[str, ModelPreset] = {
         dynamics=DynamicsConfig(transformer=_DEBUG_STACK, num_registers=1),
         agent=AgentConfig(heads=HeadConfig(hidden=32), num_tokens=1),
         imagination=ImaginationConfig(horizon=3, num_steps=2, value_warmup=1),
+        tokenizer_clips=Clips(2, 4),
+        dynamics_clips=Clips(4, 8),
     ),
     "laptop": ModelPreset(
         tokenizer=TokenizerConfig(encoder=_LAPTOP_STACK, decoder=_LAPTOP_STACK),
@@ -48,5 +83,70 @@ MODELS: dict[str, ModelPreset] = {
         agent=AgentConfig(),
         # A nearer horizon than the paper's: the value head has a hundred steps to learn its returns.
         imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
+        tokenizer_clips=Clips(8, 8),
+        dynamics_clips=Clips(8, 20),
+    ),
+    # What other implementations of these models were timed at.
+    "S": ModelPreset(
+        tokenizer=TokenizerConfig(encoder=_S_STACK, decoder=_S_STACK),
+        dynamics=DynamicsConfig(
+            actions=CAR_RACING,
+            transformer=TransformerConfig(
+                dim=256, depth=8, num_heads=4, num_kv_heads=1, mlp_hidden=1024, time_every=4, window=256
+            ),
+        ),
+        agent=AgentConfig(num_tokens=1),
+        imagination=ImaginationConfig(),
+    ),
+    "base": ModelPreset(
+        tokenizer=TokenizerConfig(
+            frame_size=(128, 128),
+            num_latents=64,
+            encoder=_BASE_STACK,
+            decoder=_BASE_STACK,
+            perceptual_weight=0.2,
+        ),
+        dynamics=DynamicsConfig(
+            latent_shape=(64, 32),
+            actions=CAR_RACING,
+            transformer=TransformerConfig(
+                dim=1024, depth=12, num_heads=16, num_kv_heads=4, mlp_hidden=2816, time_every=4, window=96
+            ),
+        ),
+        agent=AgentConfig(heads=HeadConfig(hidden=512)),
+        imagination=ImaginationConfig(),
+        tokenizer_clips=Clips(8, 32),
+        dynamics_clips=Clips(16, 32),
+    ),
+    # The paper's sizes. It gives no depths and widths: these make 407M and 1.57B parameters.
+    "dreamer4": ModelPreset(
+        tokenizer=TokenizerConfig(
+            frame_size=(384, 640),
+            patch=16,
+            num_latents=512,
+            latent_dim=16,
+            packing=2,
+            encoder=_DREAMER4_STACK,
+            decoder=_DREAMER4_STACK,
+            perceptual_weight=0.2,
+        ),
+        dynamics=DynamicsConfig(
+            latent_shape=(256, 32),
+            actions=MINECRAFT,
+            transformer=TransformerConfig(
+                dim=1920,
+                depth=30,
+                num_heads=30,
+                num_kv_heads=3,
+                mlp_hidden=7680,
+                time_every=4,
+                window=192,
+                soft_cap=50.0,
+            ),
+        ),
+        agent=AgentConfig(heads=HeadConfig(hidden=1024), num_tasks=20),
+        imagination=ImaginationConfig(horizon=32),
+        tokenizer_clips=Clips(4, 64),
+        dynamics_clips=Clips(4, 64),
     ),
 }

@@ -1,0 +1,261 @@
+"""Measure speed: training steps and generated frames, beside the time that their matrix products alone would take.
+
+    python -m launch.bench model S --dtype bf16
+    python -m launch.bench model S --dtype fp32 --no-compile --json bench.json
+    python -m launch.bench model base --publish
+
+A step is a forward and a backward pass on noise, without the optimizer. The floor sums, over the matrix products of a
+step or frame, their FLOPs at the best rate that this run measured for that very shape and type. Times are medians; run
+it on a quiet machine. `--publish` appends a row to launch/THROUGHPUT.md.
+"""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dynamics.world_model import DynamicsConfig
+from launch.command import main
+from launch.distributed import Precision, accelerated
+from launch.flops import Rates, peak_rate
+from launch.measuring import Conditions, Generation, measure_training
+from launch.models import default_device
+from launch.presets import MODELS, Clips, ModelPreset
+from launch.run_folder import write_json
+from tokenizer.autoencoder import TokenizerConfig
+from tokenizer.files import write_atomically
+
+THROUGHPUT = Path(__file__).parent / "THROUGHPUT.md"
+HEADER = """# Throughput
+
+What `python -m launch.bench model PRESET --publish` measured, one row a run, newest last. Steps: seconds of a forward
+and a backward pass, and in brackets those of its matrix products alone at the best rate of that run. Frames: generated
+frames a second, summed over the worlds, as `worlds x context: acting / dreaming`; acting, each action waits for the
+frame before it.
+
+| device | torch | commit | preset | dtype | compiled | matmul TFLOP/s | tokenizer step s | dynamics step s | frames/s |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Part = Literal["tokenizer", "dynamics", "generation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchModel:
+    preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    dtype: Precision = "bf16"
+    """Of training's forward pass (weights stay in 32 bits), and of the weights that generate."""
+    compile: bool = True
+    parts: tuple[Part, ...] = ("tokenizer", "dynamics", "generation")
+    repeats: int = 7
+    """Of each measurement; the median counts."""
+    batches: tuple[int, ...] = (1, 16)
+    """Worlds that generate side by side."""
+    contexts: tuple[int, ...] = (16, 64, 256)
+    """Frames before the generated ones; longer ones than the model's window are cut to it."""
+    frames: int = 16
+    """Generated frames of a measurement."""
+    rate_seconds: float = 0.03
+    """Spent on the best rate of each matrix product, for the floors."""
+    json: Path | None = None
+    """Also write the numbers here."""
+    publish: bool = False
+    """Append a row to launch/THROUGHPUT.md."""
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "frames", "rate_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("parts", "batches", "contexts"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name at least one")
+        if min(*self.batches, *self.contexts) < 1:
+            raise ValueError(f"batches={self.batches} and contexts={self.contexts} need at least 1 each")
+
+
+def bench(config: BenchModel) -> None:
+    numbers = bench_model(config)
+    show(numbers)
+    if config.json is not None:
+        write_json(config.json, numbers)
+        print(f"numbers in {config.json}")
+    if config.publish:
+        append_row(THROUGHPUT, numbers)
+        print(f"appended a row to {THROUGHPUT}")
+
+
+def bench_model(config: BenchModel) -> dict[str, Any]:
+    """All that is measured of a preset, as JSON."""
+    check_dtype(default_device(), config.dtype)
+    with accelerated(config.dtype, Path("runs/bench")) as accelerator:
+        device, dtype = accelerator.device, TYPES[config.dtype]
+        conditions = Conditions(
+            accelerator=accelerator,
+            precision=config.dtype,
+            compile=config.compile,
+            repeats=config.repeats,
+            rates=Rates(device, dtype, seconds=config.rate_seconds),
+        )
+        say(f"{device_name(device)}, {config.dtype}: the best rate of a large matrix product")
+        numbers = {**surroundings(device), "preset": config.preset, "dtype": config.dtype}
+        numbers["matmul_flops"] = peak_rate(device, dtype)
+        return numbers | _measured(config, MODELS[config.preset], conditions)
+
+
+def _measured(config: BenchModel, preset: ModelPreset, conditions: Conditions) -> dict[str, Any]:
+    steps: dict[str, dict[str, Any]] = {}
+    models: dict[Part, tuple[TokenizerConfig | DynamicsConfig, Clips]] = {
+        "tokenizer": (preset.tokenizer, preset.tokenizer_clips),
+        "dynamics": (preset.joined_dynamics, preset.dynamics_clips),
+    }
+    for name, (model, clips) in models.items():
+        if name in config.parts:
+            say(f"{name}: training steps of {clips.batch} x {clips.frames} frames")
+            steps[name] = measure_training(model, clips, conditions)
+    rows: list[dict[str, Any]] = []
+    if "generation" in config.parts:
+        rows = _generated(config, Generation(preset.joined_dynamics, conditions))
+    everything = [*steps.values(), *rows]
+    return {
+        "compiled": all(part["compiled"] for part in everything),
+        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in everything),
+        **steps,
+        "generation": rows,
+    }
+
+
+def _generated(config: BenchModel, generation: Generation) -> list[dict[str, Any]]:
+    window = generation.config.transformer.window
+    rows = []
+    for context in sorted({min(context, window) for context in config.contexts}):
+        for batch in config.batches:
+            say(f"generation: {batch} worlds, {context} frames of context")
+            for acting in (True, False):
+                rows.append(generation.measure(Clips(batch, context), frames=config.frames, acting=acting))
+    return rows
+
+
+def check_dtype(device: torch.device, dtype: Precision) -> None:
+    """Raises ValueError where the device would only imitate the type."""
+    if device.type == "cuda" and dtype == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{device_name(device)} cannot calculate in bf16: give --dtype fp32 (have: bf16, fp32)")
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on, beside the code."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """The checkout's commit, with a + where files differ from it."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def show(numbers: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"{numbers['device']}, {numbers['threads']} threads, torch {numbers['torch']}, {numbers['commit']}: preset "
+        f"{numbers['preset']}, {numbers['dtype']}, {'compiled' if numbers['compiled'] else 'not compiled'}. Large "
+        f"matrix products: {numbers['matmul_flops'] / 1e9:,.0f} GFLOP/s. Memory: at most "
+        f"{numbers['peak_memory_bytes'] / 1e9:.2f} GB.",
+        markup=False,
+        highlight=False,
+    )
+    steps: dict[str, Any] = {name: numbers[name] for name in ("tokenizer", "dynamics") if name in numbers}
+    if steps:
+        console.print(_steps_table(steps, numbers["matmul_flops"]))
+    if numbers["generation"]:
+        console.print(_generation_table(numbers["generation"]))
+
+
+def _steps_table(steps: dict[str, dict[str, Any]], peak: float) -> Table:
+    table = _table("Training steps", ("", "seconds", "best", "floor", "x floor", "of peak", "frames/s"))
+    for name, row in steps.items():
+        table.add_row(
+            name,
+            *(f"{row[key]:.3g}" for key in ("step_s", "best_step_s", "floor_s")),
+            f"{row['step_s'] / row['floor_s']:.2f}",
+            f"{row['flops_per_s'] / peak:.0%}",
+            f"{row['frames_per_s']:.3g}",
+        )
+    return table
+
+
+def _generation_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = _table("Generation", ("", "worlds", "context", "frames/s", "ms a frame", "floor", "first", "prefill"))
+    for row in rows:
+        table.add_row(
+            "acting" if row["acting"] else "dreaming",
+            str(row["batch"]),
+            str(row["context"]),
+            f"{row['frames_per_s']:.3g}",
+            *(f"{1e3 * row[key]:.3g}" for key in ("frame_s", "floor_s", "first_frame_s", "prefill_s")),
+        )
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    return table
+
+
+def append_row(path: Path, numbers: dict[str, Any]) -> None:
+    """Adds a run to the table, which is begun where there is none."""
+    before = path.read_text() if path.exists() else HEADER
+    write_atomically(path, f"{before.rstrip()}\n{_row(numbers)}\n".encode())
+
+
+def _row(numbers: dict[str, Any]) -> str:
+    device = numbers["device"] if torch.cuda.is_available() else f"{numbers['device']}, {numbers['threads']} threads"
+    cells = [device, *(numbers[key] for key in ("torch", "commit", "preset", "dtype"))]
+    cells += ["yes" if numbers["compiled"] else "no", f"{numbers['matmul_flops'] / 1e12:.3g}"]
+    for name in ("tokenizer", "dynamics"):
+        cells.append(f"{numbers[name]['step_s']:.3g} ({numbers[name]['floor_s']:.3g})" if name in numbers else "")
+    return f"| {' | '.join([*cells, _frames_cell(numbers['generation'])])} |"
+
+
+def _frames_cell(rows: Sequence[dict[str, Any]]) -> str:
+    rates = {(row["batch"], row["context"], row["acting"]): f"{row['frames_per_s']:.3g}" for row in rows}
+    places = dict.fromkeys((batch, context) for batch, context, _ in rates)
+    return "; ".join(f"{b} x {c}: {rates[b, c, True]} / {rates[b, c, False]}" for b, c in places)
+
+
+BASE = BenchModel(preset="base")
+PRESETS = {
+    "model": {name: replace(BASE, preset=name) for name in MODELS}
+    | {"debug": replace(BASE, preset="debug", compile=False, repeats=2, batches=(1, 2), frames=4, rate_seconds=0.003)}
+}
+
+if __name__ == "__main__":
+    main(PRESETS, bench, description=__doc__, processes="one")

@@ -1,0 +1,53 @@
+"""Models that exist in shape only: their losses run on the meta device and cost nothing, whatever the size.
+
+They are in evaluation mode, since the losses' running scales would ask for the loss's value. Two parts of no matrix
+products are left out: soft-capping, whose kernel knows no meta device, and the perceptual loss.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dynamics.world_model import DynamicsConfig, WorldModel
+from launch.presets import Clips
+from launch.random_clips import random_clips
+from tokenizer.autoencoder import Tokenizer, TokenizerConfig
+from tokenizer.transformer import TransformerConfig
+
+META = torch.device("meta")
+
+
+class MetaGenerator(torch.Generator):
+    """Draws for tensors on the meta device, which has no generator of its own."""
+
+    device = META
+
+
+def on_meta(config: TokenizerConfig | DynamicsConfig) -> Tokenizer | WorldModel:
+    """The model of this config."""
+    return tokenizer_on_meta(config) if isinstance(config, TokenizerConfig) else world_on_meta(config)
+
+
+def tokenizer_on_meta(config: TokenizerConfig) -> Tokenizer:
+    encoder, decoder = _uncapped(config.encoder), _uncapped(config.decoder)
+    with META:
+        return Tokenizer(replace(config, encoder=encoder, decoder=decoder, perceptual_weight=0.0)).eval()
+
+
+def world_on_meta(config: DynamicsConfig) -> WorldModel:
+    with META:
+        return WorldModel(uncapped_dynamics(config)).eval()
+
+
+def uncapped_dynamics(config: DynamicsConfig) -> DynamicsConfig:
+    return replace(config, transformer=_uncapped(config.transformer))
+
+
+def _uncapped(config: TransformerConfig) -> TransformerConfig:
+    return replace(config, soft_cap=None)
+
+
+def loss_on_meta(model: Tokenizer | WorldModel, clips: Clips) -> Tensor:
+    loss: Tensor = model(random_clips(model.config, clips, META), MetaGenerator())[0]
+    return loss

@@ -1,0 +1,198 @@
+"""The bench measures what it says, writes it down, and fails in sentences."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from dynamics.simulator import Moment, Simulator
+from dynamics.world_model import WorldModel
+from launch import bench, measuring
+from launch.flops import count_matmuls, total_flops
+from launch.measuring import Conditions, Generation, compiles, generate, measure_training, wake
+from launch.on_meta import loss_on_meta
+from launch.plan import build, generated_frame_flops
+from launch.presets import MODELS, Clips
+
+Call = Callable[..., int]
+DEBUG = MODELS["debug"]
+QUICK = replace(bench.PRESETS["model"]["debug"], repeats=1, batches=(1,), frames=2, rate_seconds=0.0005)
+
+
+def one_flop_a_second() -> Conditions:
+    """Under which a floor in seconds is a number of FLOPs."""
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    return Conditions(accelerator=accelerator, precision="fp32", compile=False, repeats=1, rates=lambda shape: 1.0)
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "peak_rate", lambda device, dtype: 1e15)
+        return bench.bench_model(QUICK)
+
+
+def test_the_numbers_have_their_documented_shape(numbers: dict[str, Any]) -> None:
+    numbers = json.loads(json.dumps(numbers))
+    assert {"device", "dtype", "compiled", "matmul_flops", "tokenizer", "dynamics", "generation"} <= numbers.keys()
+    assert (numbers["preset"], numbers["dtype"], numbers["compiled"]) == ("debug", "bf16", False)
+    for name in ("tokenizer", "dynamics"):
+        step = numbers[name]
+        assert 0 < step["best_step_s"] <= step["step_s"]
+        assert step["floor_s"] > 0 and step["peak_memory_bytes"] > 0
+        assert step["frames_per_s"] == pytest.approx(step["batch"] * step["frames"] / step["step_s"])
+    assert [row["acting"] for row in numbers["generation"]] == [True, False]
+    for row in numbers["generation"]:
+        assert (row["batch"], row["context"]) == (1, DEBUG.dynamics.transformer.window)  # longer contexts are cut
+        assert min(row[name] for name in ("frames_per_s", "first_frame_s", "floor_s", "prefill_s")) > 0
+
+
+def test_the_command_prints_a_table_writes_json_and_publishes_a_row(
+    tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "peak_rate", lambda device, dtype: 1e15)
+    monkeypatch.setattr(bench, "THROUGHPUT", tmp_path / "THROUGHPUT.md")
+    path = tmp_path / "bench.json"
+    options = ("--parts", "dynamics", "--repeats", 1, "--rate-seconds", 0.0005, "--dtype", "fp32")
+    assert call("bench", "model", "debug", *options, "--json", path, "--publish") == 0
+    said, numbers = capsys.readouterr().out, json.loads(path.read_text())
+    assert "Training steps" in said and "x floor" in said and "1,000,000 GFLOP/s" in said
+    assert numbers["dtype"] == "fp32" and "tokenizer" not in numbers
+    last = (tmp_path / "THROUGHPUT.md").read_text().splitlines()[-1]
+    assert "| debug | fp32 | no | 1e+03 |" in last and f"{numbers['dynamics']['step_s']:.3g}" in last
+
+
+def test_publishing_appends_one_row_and_keeps_the_old_ones(tmp_path: Path, numbers: dict[str, Any]) -> None:
+    path = tmp_path / "THROUGHPUT.md"
+    bench.append_row(path, numbers)
+    once = path.read_text()
+    bench.append_row(path, {**numbers, "commit": "abc"})
+    assert path.read_text().startswith(once)
+    rows = path.read_text().removeprefix(bench.HEADER).splitlines()
+    assert len(rows) == 2 and "| abc |" in rows[1]
+    columns = bench.HEADER.splitlines()[-1].count("|")
+    assert all(row.count("|") == columns for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a subject first, have: model"),
+        (("data",), "unknown subject 'data', have: model"),
+        (("model",), "name a preset first, have: debug"),
+        (("model", "huge"), "unknown preset 'huge', have: debug"),
+        (("model", "debug", "--dtype", "fp16"), "'bf16', 'fp32'"),
+        (("model", "debug", "--frames", 0), "frames=0 must be above 0"),
+        (("model", "debug", "--batches", 0), "batches=(0,)"),
+    ],
+)
+def test_a_wrong_command_line_names_the_choices(
+    arguments: tuple[object, ...], message: str, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("bench", *arguments) == 2
+    said = capsys.readouterr()
+    assert message in " ".join((said.err + said.out).replace("│", " ").split())
+
+
+def test_help_without_a_subject_names_the_subjects(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bench", "--help") == 0
+    said = capsys.readouterr().out
+    assert "Measure speed" in said and "have: model" in said
+
+
+def test_a_gpu_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    with pytest.raises(ValueError, match="Old GPU cannot calculate in bf16: give --dtype fp32"):
+        bench.check_dtype(torch.device("cuda"), "bf16")
+    bench.check_dtype(torch.device("cuda"), "fp32")
+    bench.check_dtype(torch.device("cpu"), "bf16")
+
+
+def test_where_compiling_fails_it_is_said_and_the_model_runs_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pretend(model: nn.Module) -> str:
+        model._compiled_call_impl = lambda *_: pytest.fail("ran compiled")
+        return "compiling"
+
+    def fail() -> None:
+        raise TorchDynamoException("no such kernel\nand so on")
+
+    monkeypatch.setattr(measuring, "compile_model", pretend)
+    model = nn.Linear(2, 2)
+    assert not compiles(model, fail)
+    assert "compiling failed (no such kernel): measuring the slower eager path instead" in capsys.readouterr().out
+    assert model(torch.zeros(1, 2)).shape == (1, 2)
+    assert compiles(model, lambda: None)
+
+
+def test_a_model_that_cannot_be_compiled_counts_as_uncompiled() -> None:
+    assert not compiles(nn.Linear(2, 2), lambda: pytest.fail("ran"))
+
+
+def test_the_floor_of_a_step_is_of_all_its_products() -> None:
+    step = measure_training(DEBUG.joined_dynamics, Clips(4, 3), one_flop_a_second())
+    world = build(DEBUG).dynamics
+    expected = total_flops(count_matmuls(lambda: loss_on_meta(world, Clips(4, 3)).backward()))
+    assert step["floor_s"] == step["flops"] == expected
+
+
+def test_a_step_on_a_gpu_is_counted_on_its_twin() -> None:
+    """Torch's flex attention, which caps the logits there, runs in no counter."""
+    config = replace(DEBUG.joined_dynamics, transformer=replace(DEBUG.dynamics.transformer, soft_cap=50.0))
+    twin = measuring._products(config, Clips(4, 3), lambda: pytest.fail("ran"), torch.device("cuda"))
+    assert total_flops(twin) == measure_training(config, Clips(4, 3), one_flop_a_second())["flops"]
+
+
+def test_the_floor_of_a_frame_is_of_one_frame_and_the_past_that_is_there() -> None:
+    config = replace(DEBUG.joined_dynamics, transformer=replace(DEBUG.dynamics.transformer, window=40))
+    generation = Generation(config, one_flop_a_second())
+    floors = {
+        (context, acting): generation.measure(Clips(1, context), frames=2, acting=acting)["floor_s"]
+        for context in (2, 40)
+        for acting in (True, False)
+    }
+    preset = replace(DEBUG, dynamics=config)
+    without_agent_token = generated_frame_flops(build(preset).dynamics)
+    assert without_agent_token < floors[40, True] < 1.1 * without_agent_token
+    assert floors[2, True] < floors[40, True]
+    assert floors[40, False] == pytest.approx(floors[40, True], rel=0.1)
+
+
+class Recorded(Simulator):
+    """Its agent output says yes for the first world and no for the second."""
+
+    def __init__(self) -> None:
+        self.actions: list[Tensor] = []
+
+    def step(self, action: Tensor, labeled: Tensor | None = None) -> Moment:
+        self.actions.append(action)
+        return Moment(torch.zeros(2, 1, 1), torch.tensor([1.0, -1.0])[:, None, None])
+
+    def dream(self, actions: Tensor, labeled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.actions += actions.unbind(1)
+        return actions, actions
+
+
+def test_acting_waits_for_what_the_agent_says_and_dreaming_does_not() -> None:
+    actions = torch.arange(6.0).reshape(2, 3, 1)
+    acted, dreamt = Recorded(), Recorded()
+    generate(acted, actions, acting=True)
+    generate(dreamt, actions, acting=False)
+    assert torch.equal(torch.stack(dreamt.actions, 1), actions)
+    assert torch.stack(acted.actions, 1).squeeze(-1).tolist() == [[0, 0, 1], [3, 5, 3]]
+
+
+def test_no_matrix_stays_zero() -> None:
+    world = WorldModel(DEBUG.joined_dynamics)
+    assert not world.latent_head.weight.any()
+    wake(world)
+    assert all(parameter.any() for parameter in world.parameters() if parameter.ndim > 1)
