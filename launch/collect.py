@@ -7,23 +7,18 @@ missing; the same seed gives the same bytes. The tracks' seeds are those of `age
 """
 
 import json
-import signal
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
 from agent.drivers import DRIVERS
-from agent.envs.vector import worker_context
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
+from launch.workers import Bar, carry_out
 from tokenizer.files import write_atomically
 from tokenizer.shard_format import INDEX, DatasetMeta
 from tokenizer.shard_writer import finish_dataset, has_shard
@@ -103,9 +98,15 @@ def collect(config: CollectConfig) -> None:
     for plan in plans:
         if plan.missing():
             (plan.folder / INDEX).unlink(missing_ok=True)  # a shard was lost since
-    with Interrupts() as interrupts, _Bar(console, plans) as bar:
-        run = _in_this_process if config.processes == 0 else _in_workers
-        run(todo, bar.episode, processes=config.processes, stopped=lambda: bool(interrupts.received))
+    count = _Count(plans)
+    with Interrupts() as interrupts, count.bar:
+        carry_out(
+            todo,
+            collect_shard,
+            count.episode,
+            processes=config.processes,
+            stopped=lambda: bool(interrupts.received),
+        )
     for plan in plans:
         meta = finish_dataset(plan.folder, plan.meta) if not plan.is_done() else None
         if meta is not None:
@@ -150,80 +151,18 @@ def _claim(config: CollectConfig) -> None:
         raise ValueError(f"{config.out} was collected with {', '.join(differing)}: choose another --out")
 
 
-class _Bar:
-    """Episodes done, frames a second and the time left; on no terminal, a line now and then."""
+class _Count:
+    """Episodes done and frames a second, for the bar."""
 
-    def __init__(self, console: Console, plans: Sequence[Plan]) -> None:
-        self._console = console
-        self._total = sum(len(order.seeds) for plan in plans for order in plan.orders)
-        self._done = self._total - sum(len(order.seeds) for plan in plans for order in plan.missing())
-        self._frames, self._start, self._said = 0, time.perf_counter(), 0.0
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-        self._progress = Progress(TextColumn("episodes"), *columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=self._total, completed=self._done, text="")
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        total = sum(len(order.seeds) for plan in plans for order in plan.orders)
+        left = sum(len(order.seeds) for plan in plans for order in plan.missing())
+        self.bar, self._frames = Bar("episodes", total, total - left), 0
 
     def episode(self, frames: int, total_reward: float) -> None:
-        self._done += 1
         self._frames += frames
-        seconds = time.perf_counter() - self._start
-        text = f"{self._frames / seconds:.0f} frames/s  last return {total_reward:.0f}"
-        self._progress.update(self._task, completed=self._done, text=text)
-        if not self._console.is_terminal and seconds >= self._said:
-            self._said = seconds + 10
-            self._console.print(f"episodes {self._done}/{self._total}  {text}", markup=False, highlight=False)
-
-
-Progressed = Callable[[int, float], None]
-
-
-def _in_this_process(
-    orders: Sequence[ShardOrder], progress: Progressed, *, processes: int, stopped: Callable[[], bool]
-) -> None:
-    for order in orders:
-        if stopped():
-            raise KeyboardInterrupt
-        collect_shard(order, progress)
-
-
-def _in_workers(
-    orders: Sequence[ShardOrder], progress: Progressed, *, processes: int, stopped: Callable[[], bool]
-) -> None:
-    """Raises KeyboardInterrupt, once the shards in hand are written, when it is `stopped`."""
-    context = worker_context()
-    episodes = context.SimpleQueue()
-    waiting, running = list(reversed(orders)), set[Future[None]]()
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(episodes,)) as pool:
-        while running or (waiting and not stopped()):
-            while waiting and len(running) < processes and not stopped():
-                running.add(pool.submit(_work, waiting.pop()))
-            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not episodes.empty():
-                progress(*episodes.get())
-            for future in done:
-                future.result()
-    if waiting:
-        raise KeyboardInterrupt
-
-
-_episodes: Any = None
-
-
-def _begin(episodes: Any) -> None:
-    """A worker's start: Ctrl-C is its parent's to handle."""
-    global _episodes
-    _episodes = episodes
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _work(order: ShardOrder) -> None:
-    collect_shard(order, lambda frames, total: _episodes.put((frames, total)))
+        rate = self._frames / self.bar.seconds
+        self.bar.show(self.bar.done + 1, f"{rate:.0f} frames/s  last return {total_reward:.0f}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
             "start them with `accelerate launch --multi_gpu --num_processes N -m launch.NAME`"
         )
     if on_cpu:
-        torch.set_num_threads(max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(cores())
     return accelerator
 
 
@@ -73,8 +73,17 @@ def on_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _cores() -> int:
-    """Cores that this process may use, or fewer where OMP_NUM_THREADS asks for fewer in all."""
+def rank_and_world() -> tuple[int, int]:
+    """Which of how many processes this one is, as its launcher says; also before there is an accelerator."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world_size:
+        raise ValueError(f"RANK={rank} is not one of WORLD_SIZE={world_size} processes")
+    return rank, world_size
+
+
+def cores() -> int:
+    """This process's share of the machine's cores, or fewer where OMP_NUM_THREADS asks for fewer in all."""
     if "OMP_NUM_THREADS" in os.environ and "LOCAL_WORLD_SIZE" not in os.environ:
         return int(os.environ["OMP_NUM_THREADS"])
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,25 +1,47 @@
 """Encode video shards into latent shards with a trained tokenizer, episode by episode as a stream would.
 
-python -m launch.encode_latents laptop
+    python -m launch.encode_latents laptop
+    accelerate launch --multi_gpu --num_processes 8 -m launch.encode_latents laptop
+
+Any number of processes share the work: the workers of a command, the ranks of a launcher, on one machine or several
+that see the same folder, or the command started twice. Each takes a shard that is not there and that no living process
+has in hand; so the shards of a process that was killed go to the others, or to the same command run again.
 """
 
 import json
 import time
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from launch.command import main
-from launch.models import default_device, fingerprint, for_inference, load_tokenizer
-from launch.run_folder import write_json
+from launch.distributed import cores, rank_and_world
+from launch.encoding import EpisodeEncoder, FrozenTokenizer
+from launch.interrupt import Interrupts
+from launch.models import default_device
+from launch.run_folder import held, write_json
 from launch.training import open_dataset
-from tokenizer.autoencoder import Tokenizer, to_float
+from launch.workers import Bar, Tell, carry_out
+from tokenizer.autoencoder import Tokenizer
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import INDEX, CorruptSample
+from tokenizer.shard_format import INDEX, CorruptSample, DatasetMeta, SampleEntry, shard_name
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
 from tokenizer.shards import Dataset
+
+PARTS = ("train", "held_out")
+FRAMES_READ = 256
+"""Frames of an episode that are held at once, however long it is."""
+LOCK, WHOLE = "lock", 0
+"""A lock file in each folder: place 0 is that of claim and index, place k + 1 that of shard k."""
+SECONDS_BETWEEN_LOOKS = 10.0
+"""At what other processes have finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,47 +52,86 @@ class EncodeLatents:
     """Folder with `train` and `held_out` video shards."""
     out: Path
     """Folder that gets `train` and `held_out` latent shards."""
+    workers: int | None = None
+    """Processes that encode, on each rank; one on a GPU, elsewhere one for each core where not given."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers={self.workers}, needs at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOrder:
+    """One video shard to encode; goes to a worker process."""
+
+    video: Dataset
+    """Its samples alone."""
+    folder: Path
+    number: int
+    meta: DatasetMeta
+    tokenizer: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / shard_name(self.number)
+
+    @property
+    def num_frames(self) -> int:
+        return self.video.num_frames
+
+    @property
+    def is_done(self) -> bool:
+        return has_shard(self.folder, self.number)
 
 
 def encode_latents(config: EncodeLatents) -> None:
-    tokenizer = load_tokenizer(config.tokenizer)
-    mark = fingerprint(tokenizer)
-    tokenizer = for_inference(tokenizer, default_device(), compile=False)
-    for part in ("train", "held_out"):
-        encode_dataset(tokenizer, mark, open_dataset(config.data / part, "frames"), config.out / part)
+    """Encodes what is missing, and returns once all of it is there. Raises ValueError where other latents are."""
+    videos = {part: open_dataset(config.data / part, "frames") for part in PARTS}
+    tokenizer = FrozenTokenizer.load(config.tokenizer, torch.device("cpu"), half=False)
+    orders: list[ShardOrder] = []
+    for part, video in videos.items():
+        meta = tokenizer.encoded(video.meta)
+        _claim(config.out / part, {"tokenizer": tokenizer.mark, "video": video.fingerprint()[:16]})
+        orders += _orders(video, config.out / part, meta, config.tokenizer)
+    missing = [order for order in orders if not order.is_done]
+    rank, world_size = rank_and_world()
+    for order in missing:
+        _reopen(order)
+    count = _Count(missing, shown=rank == 0)
+    with Interrupts() as interrupts, count.bar:
+        _encode_all(_in_turn(missing, rank, world_size), config.workers, count, interrupts)
+    for part in PARTS:
+        _finish(config.out / part, orders)
+    count.bar.say(count.summary(config.out) if missing else f"already done: {config.out}")
 
 
-def encode_dataset(tokenizer: Tokenizer, mark: str, dataset: Dataset, out: Path) -> None:
-    """Writes one latent shard for each video shard; shards that are there already are kept."""
-    _claim(out, {"tokenizer": mark, "video": dataset.fingerprint()[:16]})
-    if (out / INDEX).exists():
-        Dataset.open(out)  # says what is missing
-        print(f"already done: {out}")
-        return
-    meta = replace(dataset.meta, kind="latents", tokenizer=mark, item_shape=tokenizer.config.latent_shape)
-    shards = sorted({sample.shard for sample in dataset.samples})
-    began, frames = time.perf_counter(), 0
-    for number, shard in enumerate(shards):
-        if has_shard(out, number):
-            continue
-        with ShardWriter(out, number, meta) as writer:
-            for index, sample in enumerate(dataset.samples):
-                if sample.shard == shard:
-                    frames += _encode_sample(tokenizer, dataset, index, writer)
-        rate = frames / (time.perf_counter() - began)
-        left = sum(sample.length for sample in dataset.samples if sample.shard in shards[number + 1 :]) / max(rate, 1)
-        print(f"{out}: shard {number + 1} of {len(shards)}, {rate:.0f} frames/s, {left:.0f} s left", flush=True)
-    finish_dataset(out, meta)
+def _orders(video: Dataset, folder: Path, meta: DatasetMeta, tokenizer: Path) -> list[ShardOrder]:
+    """One latent shard for each video shard."""
+    samples: dict[str, list[SampleEntry]] = {}
+    for sample in video.samples:
+        samples.setdefault(sample.shard, []).append(sample)
+    return [
+        ShardOrder(
+            video=Dataset(video.folder, video.meta, samples[shard]),
+            folder=folder,
+            number=number,
+            meta=meta,
+            tokenizer=tokenizer,
+        )
+        for number, shard in enumerate(sorted(samples))
+    ]
 
 
 def _claim(out: Path, made_of: dict[str, str]) -> None:
     """Notes in the folder what is encoded there with what, so that no other shards fill up its gaps."""
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "encode.json"
-    if not path.exists():
-        if any(out.glob("shard-*")):
-            raise ValueError(f"{out} holds shards that this command did not write: delete it or name another --out")
-        write_json(path, made_of)
-        return
+    with held(out / LOCK, WHOLE, wait=True):
+        if not path.exists():
+            if any(out.glob("shard-*")):
+                raise ValueError(f"{out} holds shards that this command did not write: delete it or name another --out")
+            write_json(path, made_of)
+            return
     before = json.loads(path.read_text())
     for name, value in made_of.items():
         if before.get(name) != value:
@@ -80,48 +141,141 @@ def _claim(out: Path, made_of: dict[str, str]) -> None:
             )
 
 
-@torch.no_grad()
-def _encode_sample(tokenizer: Tokenizer, dataset: Dataset, index: int, writer: ShardWriter) -> int:
-    sample = dataset.samples[index]
-    try:
-        clip = dataset.read_window(index, 0, sample.length)
-    except CorruptSample as error:
-        print(f"skipped: {error}")
-        return 0
-    assert isinstance(clip, EpisodeClip)
-    latents = encode_episode(tokenizer, clip.frames)
-    known = bool(clip.labeled.any())
-    writer.write(
-        sample.key,
-        latents=latents.numpy().astype(np.float16),
-        actions=clip.actions.numpy() if known else None,
-        labeled=clip.labeled.numpy() if known else None,
-        rewards=clip.rewards.numpy(),
-        continues=clip.continues.numpy(),
-        task=sample.task,
-        start=sample.start,
-    )
-    return sample.length
+def _in_turn(orders: Sequence[ShardOrder], rank: int, world_size: int) -> list[ShardOrder]:
+    """A rank's own share first; then those of the others, from the end, in case they are slower or gone."""
+    mine = orders[rank::world_size]
+    return [*mine, *reversed([order for place, order in enumerate(orders) if place % world_size != rank])]
 
 
-def encode_episode(tokenizer: Tokenizer, frames: torch.Tensor, chunk: int = 256) -> torch.Tensor:
-    """Latents [t, n, d] of an episode's frames [t, c, h, w], each with the past that the window shows it."""
-    device = next(tokenizer.parameters()).device
-    reach = tokenizer.config.encoder.window * max(1, tokenizer.config.encoder.time_layers)
-    parts = []
-    for start in range(0, len(frames), chunk):
-        first = max(0, start - reach)
-        latents = tokenizer.encode(to_float(frames[first : start + chunk].to(device)).unsqueeze(0))[0]
-        parts.append(latents[start - first :].float().cpu())
-    return torch.cat(parts)
+def _encode_all(orders: Sequence[ShardOrder], workers: int | None, count: "_Count", interrupts: Interrupts) -> None:
+    """Returns when every shard is there, whoever wrote it."""
+    processes = min(workers or _default_workers(), max(1, len(orders)))
+    threads = max(1, cores() // processes)
+    if processes == 1:
+        torch.set_num_threads(threads)
+        processes = 0
+    missing = orders
+    while missing:
+        carry_out(
+            missing,
+            encode_shard,
+            count.tell,
+            processes=processes,
+            threads=threads,
+            stopped=lambda: bool(interrupts.received),
+        )
+        missing = [order for order in missing if not order.is_done]
+        if missing:
+            processes = 0  # a few, which a living process has in hand: they come to this one only where that one dies
+            count.wait(missing)
+
+
+def _default_workers() -> int:
+    """One on a GPU; elsewhere one thread each, for the threads of one process wait for each other in every layer."""
+    return cores() if default_device().type == "cpu" else 1
+
+
+def encode_shard(order: ShardOrder, tell: Tell) -> None:
+    """Encodes a shard, unless another process does so or did; tells its frames as they are done."""
+    with held(order.folder / LOCK, order.number + 1) as mine:
+        if not mine or order.is_done:
+            return
+        tokenizer = _tokenizer(order.tokenizer, order.meta.tokenizer)
+        with ShardWriter(order.folder, order.number, order.meta) as writer:
+            for index in range(len(order.video)):
+                try:
+                    writer.write(**_encode_sample(tokenizer, order, index, tell))
+                except CorruptSample as error:
+                    tell(order.path, 0, f"skipped: {error}")
+            if not writer.samples:
+                shard = order.video.folder / order.video.samples[0].shard
+                raise ValueError(f"every sample of {shard} is corrupt: copy it again, or collect it anew")
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(run: Path, mark: str) -> Tokenizer:
+    """One for all shards of a process."""
+    tokenizer = FrozenTokenizer.load(run, default_device())
+    if tokenizer.mark != mark:
+        raise ValueError(f"{run} was trained on while its latents were encoded: delete them, and run this again after")
+    return tokenizer.model
+
+
+def _encode_sample(tokenizer: Tokenizer, order: ShardOrder, index: int, tell: Tell) -> dict[str, Any]:
+    """What goes into the latent shard; of a long episode only its latents, in 16 bits, are held as a whole."""
+    sample, encoder = order.video.samples[index], EpisodeEncoder(tokenizer)
+    latents = np.empty((sample.length, *order.meta.item_shape), np.float16)
+    others: dict[str, list[Tensor]] = {name: [] for name in ("actions", "labeled", "rewards", "continues")}
+    for start in range(0, sample.length, FRAMES_READ):
+        clip = order.video.read_window(index, start, min(FRAMES_READ, sample.length - start))
+        assert isinstance(clip, EpisodeClip)
+        latents[start : start + FRAMES_READ] = encoder(clip.frames.unsqueeze(0))[0].cpu().numpy()
+        for name, pieces in others.items():
+            pieces.append(getattr(clip, name))
+        tell(order.path, clip.num_frames)
+    whole = {name: torch.cat(pieces).numpy() for name, pieces in others.items()}
+    if not whole["labeled"].any():
+        del whole["actions"], whole["labeled"]
+    return {"key": sample.key, "latents": latents, "task": sample.task, "start": sample.start, **whole}
+
+
+def _reopen(order: ShardOrder) -> None:
+    """A finished dataset that lost a shard since is no longer finished."""
+    with held(order.folder / LOCK, WHOLE, wait=True):
+        if not order.is_done:
+            (order.folder / INDEX).unlink(missing_ok=True)
+
+
+def _finish(out: Path, orders: Sequence[ShardOrder]) -> None:
+    """Writes the index, unless another process did; says what is missing."""
+    meta = next(order.meta for order in orders if order.folder == out)
+    with held(out / LOCK, WHOLE, wait=True):
+        if not (out / INDEX).exists():
+            finish_dataset(out, meta)
+    Dataset.open(out)
+
+
+class _Count:
+    """Frames of the missing shards that are there by now, whoever encoded them, for the bar."""
+
+    def __init__(self, orders: Sequence[ShardOrder], *, shown: bool) -> None:
+        self._orders = list(orders)
+        self._missing = {order.path: order for order in orders}
+        self.bar = Bar("frames", sum(order.num_frames for order in orders), shown=shown)
+        self._parts = Counter[Path]()
+        """Frames of shards in hand."""
+        self._done, self._look_at = 0, SECONDS_BETWEEN_LOOKS
+
+    def tell(self, path: Path, frames: int, said: str = "") -> None:
+        if said:
+            print(said, flush=True)
+        self._parts[path] += frames
+        self._done += frames
+        if self.bar.seconds >= self._look_at:
+            self._look_at = self.bar.seconds + SECONDS_BETWEEN_LOOKS
+            self._missing = {path: order for path, order in self._missing.items() if not order.is_done}
+            left = sum(order.num_frames - self._parts[path] for path, order in self._missing.items())
+            self._done = self.bar.total - left
+        self.bar.show(self._done, f"{self._done / self.bar.seconds:.0f} frames/s")
+
+    def wait(self, missing: Sequence[ShardOrder]) -> None:
+        """Gives other processes time for what they have in hand."""
+        self.bar.show(self._done, f"waiting for {len(missing)} shards that other processes encode")
+        time.sleep(1)
+
+    def summary(self, out: Path) -> str:
+        frames, seconds = self.bar.total, self.bar.seconds
+        return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
 PRESETS = {
-    name: EncodeLatents(
-        tokenizer=Path(f"runs/{name}/tokenizer"), data=Path(f"runs/{name}/data"), out=Path(f"runs/{name}/latents")
-    )
-    for name in ("debug", "laptop")
+    "debug": EncodeLatents(
+        tokenizer=Path("runs/debug/tokenizer"), data=Path("runs/debug/data"), out=Path("runs/debug/latents"), workers=1
+    ),
+    "laptop": EncodeLatents(
+        tokenizer=Path("runs/laptop/tokenizer"), data=Path("runs/laptop/data"), out=Path("runs/laptop/latents")
+    ),
 }
 
 if __name__ == "__main__":
-    main(PRESETS, encode_latents, description=__doc__, processes="first")
+    main(PRESETS, encode_latents, description=__doc__)

@@ -1,6 +1,7 @@
 """Trained models out of their run folders, ready for use: averaged weights, no gradients."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,7 +94,10 @@ def for_inference(model: M, device: torch.device, *, compile: bool, half: bool =
 
 
 def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process, which is another one for each rank of a machine; without one the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _load(model: M, path: Path, part: str = "") -> M:

@@ -4,6 +4,7 @@ The command, run again, resumes; a different config in the same folder is refuse
 came to a checkpoint has nothing to mix, so a mistaken option can be mended in place.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +34,26 @@ def claimed(run: Path, config: Any, *, main_process: bool) -> Iterator[None]:
         lock.flush()
         _claim_config(run, config)
         yield
+
+
+@contextmanager
+def held(path: Path, place: int, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process has place `place` of a lock file for itself, until the block or the process ends.
+
+    With `wait` it has it once all others let go. One place at a time: closing the file frees all that a process holds.
+    """
+    with open(path, "a") as file:
+        yield _take(file.fileno(), place, wait)
+
+
+def _take(handle: int, place: int, wait: bool) -> bool:
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
 
 
 def _lock(handle: int, run: Path) -> None:

@@ -14,12 +14,11 @@ from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_same_tokenizer, load_world
 from launch.presets import MODELS
-from launch.training import TrainConfig, run_training
-from tokenizer.shards import Dataset
+from launch.training import Source, TrainOnLatents, run_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainAgent(TrainConfig):
+class TrainAgent(TrainOnLatents):
     """Half of a batch is uniform; the other half, from the better half of the clips by return, is what is cloned."""
 
     dynamics: Path
@@ -27,17 +26,20 @@ class TrainAgent(TrainConfig):
     model: AgentConfig = AgentConfig()
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.batch_size % 2:
-            raise ValueError(f"batch_size={self.batch_size} is odd, and half of a batch is uniform")
+        super().__post_init__()
+        for name in ("batch_size", "long_batch_size"):
+            rows = getattr(self, name)
+            if rows is not None and (rows < 2 or rows % 2):
+                raise ValueError(f"{name}={rows} is odd, and half of a batch is uniform")
 
 
 def train_agent(config: TrainAgent) -> None:
-    def build(dataset: Dataset) -> nn.Module:
+    def build(source: Source) -> nn.Module:
         world = load_world(config.dynamics).requires_grad_(True)
-        check_same_tokenizer(world.config.tokenizer, dataset.meta.tokenizer, model=config.dynamics, other=config.data)
-        return Agent(replace(config.model, dynamics=world.config, num_tasks=len(dataset.meta.tasks)), world)
+        check_same_tokenizer(world.config.tokenizer, source.meta.tokenizer, model=config.dynamics, other=config.encoder)
+        return Agent(replace(config.model, dynamics=world.config, num_tasks=len(source.meta.tasks)), world)
 
-    run_training(config, build, kind="latents", relevant=relevant_clips)
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant_clips)
 
 
 PRESETS = {

@@ -12,38 +12,56 @@ from torch import nn
 from dynamics.actions import ActionSpace
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.command import main
+from launch.distributed import on_first_process
 from launch.loop import LoopConfig
 from launch.presets import MODELS
-from launch.training import TrainConfig, run_training
+from launch.training import Source, TrainOnLatents, run_training
 from tokenizer.records import LatentClip
-from tokenizer.shards import Dataset
-from tokenizer.stream import windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainDynamics(TrainConfig):
+class TrainDynamics(TrainOnLatents):
     model: DynamicsConfig = DynamicsConfig()
     standardise_from: int = 64
     """Clips from which mean and spread of the latents are measured."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        window = self.model.transformer.window
+        if self.long_length is not None and self.long_length <= window:
+            raise ValueError(
+                f"long_length={self.long_length} is not above the attention window, model.transformer.window={window}: "
+                "every context would have its start frame in sight"
+            )
+
 
 def train_dynamics(config: TrainDynamics) -> None:
-    def build(dataset: Dataset) -> nn.Module:
-        tokens, channels = dataset.meta.item_shape
+    def build(source: Source) -> nn.Module:
+        _say_if_never_past_the_window(config)
+        tokens, channels = source.meta.item_shape
         model = WorldModel(
             replace(
                 config.model,
                 latent_shape=(tokens, channels),
-                actions=ActionSpace.from_json(dataset.meta.action_space),
-                tokenizer=dataset.meta.tokenizer,
+                actions=ActionSpace.from_json(source.meta.action_space),
+                tokenizer=source.meta.tokenizer,
             )
         )
-        sample = windows(dataset, config.length, config.standardise_from)
+        sample = source.windows(config.length, config.standardise_from)
         assert isinstance(sample, LatentClip)
         model.fit_standardisation(sample.latents)
         return model
 
-    run_training(config, build, kind="latents")
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer)
+
+
+def _say_if_never_past_the_window(config: TrainDynamics) -> None:
+    longest, window = config.long_length or config.length, config.model.transformer.window
+    if longest <= window and on_first_process():
+        print(
+            f"no clip is longer than the attention window ({longest} and {window} frames): contexts without a start "
+            "frame, as long dreams have them, are never met; --long-length trains on some"
+        )
 
 
 PRESETS = {

@@ -14,12 +14,11 @@ from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
-from launch.training import TrainConfig, run_training
-from tokenizer.shards import Dataset
+from launch.training import Source, TrainOnLatents, run_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainImagination(TrainConfig):
+class TrainImagination(TrainOnLatents):
     """Clips of `length` frames are the contexts: one dream starts from each."""
 
     agent: Path
@@ -28,15 +27,15 @@ class TrainImagination(TrainConfig):
 
 
 def train_imagination(config: TrainImagination) -> None:
-    def build(dataset: Dataset) -> nn.Module:
+    def build(source: Source) -> nn.Module:
         agent = load_agent(config.agent)
         world = agent.world.config
-        check_same_tokenizer(world.tokenizer, dataset.meta.tokenizer, model=config.agent, other=config.data)
+        check_same_tokenizer(world.tokenizer, source.meta.tokenizer, model=config.agent, other=config.encoder)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
         half = config.loop.precision == "bf16"
         return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))
 
-    run_training(config, build, kind="latents")
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer)
 
 
 PRESETS = {

@@ -15,12 +15,11 @@ from launch.distributed import on_first_process
 from launch.loop import LoopConfig
 from launch.pictures import save_rows
 from launch.presets import MODELS
-from launch.training import TrainConfig, open_dataset, run_training
+from launch.training import Source, TrainConfig, open_dataset, run_training
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig, to_float
-from tokenizer.losses import psnr
+from tokenizer.metrics import psnr
 from tokenizer.perceptual import perceptual_available
 from tokenizer.records import EpisodeClip
-from tokenizer.shards import Dataset
 from tokenizer.stream import windows
 
 
@@ -38,7 +37,7 @@ class TrainTokenizer(TrainConfig):
 def train_tokenizer(config: TrainTokenizer) -> None:
     held_out = held_out_windows(config)
 
-    def build(dataset: Dataset) -> nn.Module:
+    def build(source: Source) -> nn.Module:
         if on_first_process():
             print(
                 f"perceptual loss: LPIPS-lite0 x {config.model.perceptual_weight:g}"
@@ -46,7 +45,7 @@ def train_tokenizer(config: TrainTokenizer) -> None:
                 else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
                 "--model.perceptual-weight 0.2 turns it on)"
             )
-        return Tokenizer(replace(config.model, frame_size=dataset.meta.frame_size))
+        return Tokenizer(replace(config.model, frame_size=source.meta.frame_size))
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Tokenizer)

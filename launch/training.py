@@ -10,12 +10,23 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
-from launch.compiling import compile_model
+from launch.compiling import checkpoint_activations, compile_model
 from launch.distributed import accelerated
-from launch.loop import LoopConfig, train
+from launch.encoding import EncodedStream, FrozenTokenizer
+from launch.loop import LoopConfig, Stream, train
 from launch.run_folder import claimed
+from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
-from tokenizer.stream import ClipStream, PairedStream, StreamConfig
+from tokenizer.stream import (
+    AlternatingStream,
+    AnyStream,
+    Batch,
+    ClipStream,
+    PairedStream,
+    StreamConfig,
+    window_places,
+    windows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +41,106 @@ class TrainConfig:
     """Clips of a step, on each process."""
     length: int
     """Frames of a clip."""
+    long_length: int | None = None
+    """Frames of a long clip; above the dynamics' attention window, so that contexts without a start frame are met."""
+    long_share: float = 0.1
+    """Share of the steps that learn from long clips."""
+    long_batch_size: int | None = None
+    """Clips of a long step, on each process; where not given so many that the frames are those of a short one."""
+    labeled_share: float = 1.0
+    """Share of the episodes whose actions are shown; the others are video without actions."""
     num_workers: int = 0
     """Processes that read the data; 0 reads in the training process."""
     evaluate_every: int = 0
     """Steps between evaluations; 0 evaluates at the end only."""
     loop: Annotated[LoopConfig, tyro.conf.arg(name="")] = LoopConfig()
 
+    def __post_init__(self) -> None:
+        if self.long_length is not None and self.long_length <= self.length:
+            raise ValueError(f"long_length={self.long_length} is not above length={self.length}")
+        for name in ("long_share", "labeled_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
+        if self.long_batch_size is not None and self.long_batch_size < 1:
+            raise ValueError(f"long_batch_size={self.long_batch_size} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOnLatents(TrainConfig):
+    """`data` holds latent shards, or video shards that a frozen tokenizer encodes as they are read."""
+
+    tokenizer: Path | None = None
+    """Run folder of the tokenizer that encodes video shards; latent shards need none."""
+
+    @property
+    def encoder(self) -> Path:
+        """Where the latents come from, for an error about them."""
+        return self.tokenizer or self.data
+
 
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 
+class Source:
+    """A dataset as the model gets to see it: as it is stored, or encoded by a frozen tokenizer."""
+
+    def __init__(self, dataset: Dataset, tokenizer: FrozenTokenizer | None = None) -> None:
+        self.dataset, self.tokenizer = dataset, tokenizer
+        self.meta = dataset.meta if tokenizer is None else tokenizer.encoded(dataset.meta)
+        """Of video that is encoded what latent shards of it would say."""
+
+    def windows(self, length: int, count: int) -> Batch:
+        """As of `tokenizer.stream`, encoded one by one: all their pixels together may not fit into the memory."""
+        if self.tokenizer is None:
+            return windows(self.dataset, length, count)
+        return LatentClip.concatenate(
+            [self._encoded(index, first, length) for index, first in window_places(self.dataset, length, count)]
+        )
+
+    def _encoded(self, index: int, first: int, length: int) -> LatentClip:
+        clip = self.dataset.read_window(index, first, length)
+        assert isinstance(clip, EpisodeClip) and self.tokenizer is not None
+        return self.tokenizer.encode(EpisodeClip.stack([clip]))
+
+    def stream(self, clips: AnyStream) -> Stream:
+        return clips if self.tokenizer is None else EncodedStream(clips, self.tokenizer)
+
+
 def run_training(
     config: TrainConfig,
-    build: Callable[[Dataset], nn.Module],
+    build: Callable[[Source], nn.Module],
     *,
     kind: str,
+    tokenizer: Path | None = None,
     relevant: Callable[[Dataset], Dataset] | None = None,
     evaluate: Evaluate | None = None,
 ) -> None:
-    """Trains what `build` makes for the dataset; `kind` is what the data must hold ("frames" or "latents").
+    """Trains what `build` makes for the data; `kind` is what the model learns from ("frames" or "latents").
 
-    With `relevant` the second half of each batch comes from the part of the dataset that it selects.
+    Video becomes latents by the `tokenizer` of that run. With `relevant` the second half of each batch comes from the
+    part of the dataset that it selects.
     """
     with (
         accelerated(config.loop.precision, config.run, config.loop.tracker) as accelerator,
         claimed(config.run, config, main_process=accelerator.is_main_process),
     ):
-        dataset = open_dataset(config.data, kind)
+        half = config.loop.precision == "bf16"
+        source = open_source(config.data, kind, tokenizer, accelerator.device, half=half)
         torch.manual_seed(config.loop.seed)  # the initial weights
-        model = build(dataset)
+        model = build(source)
+        if config.loop.activation_checkpointing:
+            checkpoint_activations(model)
         if config.loop.compile:
             accelerator.print(compile_model(model.to(accelerator.device)))
-        stream = open_stream(config, dataset, relevant, accelerator)
-        if stream.num_too_short:
-            accelerator.print(f"{stream.num_too_short} clips are shorter than {config.length} frames and are left out")
+            if source.tokenizer is not None:
+                compile_model(source.tokenizer.model)
+        stream = open_stream(config, source.dataset, relevant, accelerator)
+        for length, count in stream.too_short.items():
+            if count:
+                accelerator.print(f"{count} clips are shorter than {length} frames and are left out")
         train(
             model,
-            stream,
+            source.stream(stream),
             config.loop,
             config.run,
             accelerator=accelerator,
@@ -77,20 +151,46 @@ def run_training(
             print(f"skipped corrupt sample {key}: {reason}")
 
 
+def open_source(data: Path, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
+    """The data of a training, with the tokenizer of a run on the device where it is to encode them."""
+    if tokenizer is None:
+        return Source(open_dataset(data, kind))
+    dataset = Dataset.open(data)
+    if dataset.meta.kind != "frames":
+        raise ValueError(
+            f"{data} holds {dataset.meta.kind}, and --tokenizer {tokenizer} encodes frames: "
+            "leave --tokenizer out, or give the folder of the video shards"
+        )
+    return Source(dataset, FrozenTokenizer.load(tokenizer, device, half=half))
+
+
 def open_stream(
     config: TrainConfig,
     dataset: Dataset,
     relevant: Callable[[Dataset], Dataset] | None,
     accelerator: Accelerator,
-) -> ClipStream | PairedStream:
+) -> AnyStream:
     """This rank's batches."""
-    rows = config.batch_size if relevant is None else config.batch_size // 2
-    settings = StreamConfig(
-        length=config.length, batch_size=rows, seed=config.loop.seed, num_workers=config.num_workers
-    )
     place = accelerator.process_index, accelerator.num_processes
-    uniform = ClipStream(dataset, settings, *place)
-    return uniform if relevant is None else PairedStream(uniform, ClipStream(relevant(dataset), settings, *place))
+    chosen = None if relevant is None else relevant(dataset)
+
+    def clips(length: int, rows: int) -> ClipStream | PairedStream:
+        settings = StreamConfig(
+            length=length,
+            batch_size=rows if chosen is None else max(1, rows // 2),
+            seed=config.loop.seed,
+            num_workers=config.num_workers,
+            labeled_share=config.labeled_share,
+        )
+        uniform = ClipStream(dataset, settings, *place)
+        return uniform if chosen is None else PairedStream(uniform, ClipStream(chosen, settings, *place))
+
+    short = clips(config.length, config.batch_size)
+    if config.long_length is None:
+        return short
+    rows = config.long_batch_size or max(1, config.batch_size * config.length // config.long_length)
+    long = clips(config.long_length, rows)
+    return AlternatingStream(short, long, long_share=config.long_share, seed=config.loop.seed)
 
 
 def open_dataset(folder: Path, kind: str) -> Dataset:
@@ -98,7 +198,7 @@ def open_dataset(folder: Path, kind: str) -> Dataset:
     dataset = Dataset.open(folder)
     if dataset.meta.kind != kind:
         remedy = (
-            "`python -m launch.encode_latents` turns frames into latents"
+            "`python -m launch.encode_latents` turns frames into latents, or --tokenizer RUN does as they are read"
             if kind == "latents"
             else "give the folder of video shards that `python -m launch.collect` made"
         )

@@ -14,10 +14,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from tokenizer.losses import RunningRMS, psnr
+from tokenizer.cache import Cache
+from tokenizer.losses import RunningRMS
+from tokenizer.metrics import psnr
 from tokenizer.perceptual import PerceptualDistance
 from tokenizer.records import EpisodeClip
-from tokenizer.transformer import Cache, SpaceTimeTransformer, TransformerConfig
+from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
 
 BOTTLENECK_GAIN = 0.2
 """Before the tanh: the projection starts small and grows slowly, else the tanh saturates within a few hundred steps."""
@@ -35,6 +37,8 @@ class TokenizerConfig:
     """So many latent tokens are joined, channel after channel, into one token of the dynamics."""
     encoder: TransformerConfig = TransformerConfig()
     decoder: TransformerConfig = TransformerConfig()
+    image_share: float = 0.0
+    """Share of rows trained as separate images, with no attention over time (0.3 in the paper)."""
     max_mask: float = 0.9
     """Each frame draws its masking probability from U(0, max_mask)."""
     perceptual_weight: float = 0.0
@@ -46,6 +50,8 @@ class TokenizerConfig:
             raise ValueError(f"frame size {height}x{width} is not a multiple of patch={self.patch}")
         if self.num_latents % self.packing:
             raise ValueError(f"num_latents={self.num_latents} is not a multiple of packing={self.packing}")
+        if not 0 <= self.image_share <= 1:
+            raise ValueError(f"image_share={self.image_share} is not in [0, 1]")
         if not 0 <= self.max_mask < 1:
             raise ValueError(f"max_mask={self.max_mask} is not in [0, 1)")
 
@@ -76,8 +82,9 @@ class Tokenizer(nn.Module):
     def forward(self, batch: EpisodeClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss of a masked clip (eq. 5)."""
         video = to_float(batch.frames)
-        latents = self.encode(video, self.draw_mask(video, generator))
-        recon = self.decode(latents)
+        images = round(self.config.image_share * len(video))
+        latents = self.encode(video, self.draw_mask(video, generator), images)
+        recon = self.decode(latents, images)
         mse = (recon.float() - video).square().mean()
         loss = self.mse_rms(mse)
         metrics = {
@@ -99,20 +106,24 @@ class Tokenizer(nn.Module):
         return torch.rand(shape, generator=generator, device=video.device) < chance.unsqueeze(-1)
 
     def encode(
-        self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None
+        self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None, images: int = 0
     ) -> Float[Tensor, "b t n d"]:
-        """Latents in (-1, 1); masked patches are replaced by the mask embedding."""
+        """Latents in (-1, 1); masked patches become the mask embedding, the last `images` rows images."""
         slots = self.encoder.slots(video, mask)
-        return self.encoder.read(self.encoder.transformer(slots, self.encoder.space_mask))
+        return self.encoder.read(self.encoder.transformer(slots, self.encoder.space_mask, images))
 
-    def decode(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t c h w"]:
-        """Pixels, in [0, 1] but for the model's error: nothing is clipped here."""
+    def decode(self, latents: Float[Tensor, "b t n d"], images: int = 0) -> Float[Tensor, "b t c h w"]:
+        """Pixels, in [0, 1] but for the model's error: nothing is clipped. The last `images` rows are images."""
         slots = self.decoder.slots(latents)
-        return self.decoder.read(self.decoder.transformer(slots, self.decoder.space_mask))
+        return self.decoder.read(self.decoder.transformer(slots, self.decoder.space_mask, images))
 
     def compile_layers(self) -> None:
         self.encoder.transformer.compile_layers()
         self.decoder.transformer.compile_layers()
+
+    def checkpoint_activations(self) -> None:
+        self.encoder.transformer.checkpoint_activations()
+        self.decoder.transformer.checkpoint_activations()
 
 
 class Encoder(nn.Module):
@@ -153,9 +164,9 @@ class Encoder(nn.Module):
         return rearrange(bottleneck, "b t (n k) d -> b t n (k d)", k=self.config.packing)
 
     def step(
-        self, frames: Float[Tensor, "b 1 c h w"], cache: Cache | None, *, in_place: bool = True
-    ) -> tuple[Float[Tensor, "b 1 n d"], Cache]:
-        """Encodes the next frame of each of b streams; None begins them."""
+        self, frames: Float[Tensor, "b t c h w"], cache: Cache | None, *, in_place: bool = True
+    ) -> tuple[Float[Tensor, "b t n d"], Cache]:
+        """Encodes the next frames of each of b streams; None begins them."""
         out, cache = _stream(self.transformer, self.slots(frames, None), self.space_mask, cache, in_place)
         return self.read(out), cache
 
@@ -194,9 +205,9 @@ class Decoder(nn.Module):
         )
 
     def step(
-        self, latents: Float[Tensor, "b 1 n d"], cache: Cache | None, *, in_place: bool = True
-    ) -> tuple[Float[Tensor, "b 1 c h w"], Cache]:
-        """Decodes the next frame of each of b streams; None begins them."""
+        self, latents: Float[Tensor, "b t n d"], cache: Cache | None, *, in_place: bool = True
+    ) -> tuple[Float[Tensor, "b t c h w"], Cache]:
+        """Decodes the next frames of each of b streams; None begins them."""
         out, cache = _stream(self.transformer, self.slots(latents), self.space_mask, cache, in_place)
         return self.read(out), cache
 
@@ -206,7 +217,7 @@ def _stream(
 ) -> tuple[Tensor, Cache]:
     if cache is None:
         return transformer.prefill(slots, mask)
-    return transformer.step(slots, mask, cache, write=True, in_place=in_place)
+    return transformer.step(slots, mask, cache, write=slots.shape[1], in_place=in_place)
 
 
 def to_float(frames: UInt8[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -1,11 +1,8 @@
-"""What the losses share: running-RMS normalisation and PSNR."""
+"""What the losses share: running-RMS normalisation."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
-
-PSNR_FLOOR = 1e-10
-"""Mean squared error below which PSNR stays at 100 dB."""
 
 
 class RunningRMS(nn.Module):
@@ -39,9 +36,3 @@ class RunningRMS(nn.Module):
             return  # the loop stops at such a loss; the estimate must not carry it into a checkpoint
         blended = self.decay * self.mean_square + (1 - self.decay) * square
         self.mean_square.copy_(torch.where(self.mean_square < 0, square, blended))
-
-
-def psnr(video: Float[Tensor, "*b c h w"], target: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b"]:
-    """-10 log10 MSE of each frame, in dB; pixels in [0, 1]."""
-    error = (video.float().clamp(0, 1) - target.float()).square().flatten(-3).mean(-1)
-    return -10 * error.clamp_min(PSNR_FLOOR).log10()

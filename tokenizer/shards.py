@@ -29,6 +29,8 @@ from tokenizer.shard_format import (
 from tokenizer.video import decode_video
 
 MAX_NPY_HEADER = 1024
+BLOCK = 2**20
+"""Bytes that are checked at once: an episode may be larger than the memory."""
 
 
 class Dataset:
@@ -131,13 +133,41 @@ class Dataset:
             return
         sample = self.samples[index]
         for name, member in sample.members.items():
-            file.seek(member.offset)
-            data = file.read(member.size)
-            if len(data) < member.size:
+            crc32, section = 0, _Section(file, member)
+            while block := section.read(BLOCK):
+                crc32 = zlib.crc32(block, crc32)
+            if section.tell() < member.size:
                 raise CorruptSample(sample.key, sample.shard, f"the shard ends within {name}")
-            if zlib.crc32(data) != member.crc32:
+            if crc32 != member.crc32:
                 raise CorruptSample(sample.key, sample.shard, f"the checksum of {name} is wrong")
         self._verified.add(index)
+
+
+class _Section(io.RawIOBase):
+    """A member of an open tar as a file of its own."""
+
+    def __init__(self, file: BinaryIO, member: Member) -> None:
+        self.file, self.member, self.place = file, member, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.member.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.member.size - self.place)
+        self.file.seek(self.member.offset + self.place)
+        data = self.file.read(left if size < 0 else min(size, left))
+        self.place += len(data)
+        return data
 
 
 class _SampleFile:
@@ -182,10 +212,8 @@ class _SampleFile:
         return rows
 
     def video(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        member = self.member(name)
-        self.file.seek(member.offset)
         try:
-            frames = decode_video(self.file.read(member.size), self.start, self.length)
+            frames = decode_video(_Section(self.file, self.member(name)), self.start, self.length)
         except ValueError as error:
             raise self.corrupt(f"{name}: {error}") from error
         if frames.shape[1:] != shape:

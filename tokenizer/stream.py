@@ -7,8 +7,9 @@ one number.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ MAX_ATTEMPTS = 100
 """Corrupt samples in a row after which the dataset counts as ruined."""
 
 # SeedSequence pads with zeros, so (seed, epoch) and (seed, epoch, 0) are one state: each use begins with a number.
-_ORDER, _WINDOW, _REPLACEMENT = 1, 2, 3
+_ORDER, _WINDOW, _REPLACEMENT, _LENGTH, _LABELS = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,16 @@ class StreamConfig:
     seed: int = 0
     num_workers: int = 0
     """Processes that read; 0 reads in the caller's."""
+    labeled_share: float = 1.0
+    """Share of the samples that keep their actions; the others are video without actions."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
             raise ValueError(f"length={self.length} and batch_size={self.batch_size} must be at least 1")
         if self.seed < 0 or self.num_workers < 0:
             raise ValueError(f"seed={self.seed} and num_workers={self.num_workers} must not be negative")
+        if not 0 <= self.labeled_share <= 1:
+            raise ValueError(f"labeled_share={self.labeled_share} is not in [0, 1]")
 
 
 class ClipStream:
@@ -67,6 +72,11 @@ class ClipStream:
         self._batches = 0
         self._first_slot = 0
         """Of the next batch, over all ranks."""
+
+    @property
+    def too_short(self) -> dict[int, int]:
+        """Length of a window -> samples that have fewer frames and are never shown at it."""
+        return {self.config.length: self.num_too_short}
 
     @property
     def num_samples(self) -> int:
@@ -95,6 +105,7 @@ class ClipStream:
             "first_slot": self._first_slot,
             "seed": self.config.seed,
             "length": self.config.length,
+            "labeled_share": self.config.labeled_share,
             "batch_size": self.config.batch_size,
             "world_size": self.world_size,
             "dataset": self._fingerprint,
@@ -104,10 +115,10 @@ class ClipStream:
         """Goes on at a saved place; take a new `iter` afterwards.
 
         With other ranks or rows than before no window is lost or repeated, but batches are cut differently: then the
-        result is a sentence that says so. Raises ValueError where the seed, the length or the data are not the same.
+        result is a sentence that says so. Raises ValueError where seed, length, labels or data are not the same.
         """
-        mine = self.state_dict()
-        for name in ("seed", "length", "dataset"):
+        mine, state = self.state_dict(), {"labeled_share": 1.0} | state  # older states say nothing of labels
+        for name in ("seed", "length", "labeled_share", "dataset"):
             if state[name] != mine[name]:
                 raise ValueError(
                     f"the stream was saved with {name}={state[name]!r} and now has {mine[name]!r}: "
@@ -128,12 +139,13 @@ class PairedStream:
         self.parts = {"first": first, "second": second}
 
     @property
-    def num_too_short(self) -> int:
-        return max(part.num_too_short for part in self.parts.values())
+    def too_short(self) -> dict[int, int]:
+        """As of the first, which reads the whole dataset."""
+        return self.parts["first"].too_short
 
     @property
     def corrupt(self) -> dict[str, str]:
-        return {key: reason for part in self.parts.values() for key, reason in part.corrupt.items()}
+        return _corrupt(self.parts)
 
     def __iter__(self) -> Iterator[Batch]:
         for first, second in zip(*self.parts.values(), strict=True):
@@ -144,8 +156,65 @@ class PairedStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> str | None:
         """As of the streams themselves."""
-        said = [part.load_state_dict(state[name]) for name, part in self.parts.items()]
-        return next(filter(None, said), None)
+        return _load(self.parts, state)
+
+
+class AlternatingStream:
+    """Batches of short clips, and now and then one of long clips (Dreamer 4, sec. 3.2).
+
+    Whether a batch is long is drawn by (seed, number of the batch) alone, so it is the same on all ranks. It is drawn
+    because long batches at a fixed interval could coincide with all that are logged, or with none.
+    """
+
+    def __init__(
+        self, short: ClipStream | PairedStream, long: ClipStream | PairedStream, *, long_share: float, seed: int = 0
+    ) -> None:
+        if not 0 <= long_share <= 1:
+            raise ValueError(f"long_share={long_share} is not in [0, 1]")
+        self.parts = {"short": short, "long": long}
+        self.long_share, self.seed = long_share, seed
+        self._batches = 0
+
+    @property
+    def too_short(self) -> dict[int, int]:
+        return {length: count for part in self.parts.values() for length, count in part.too_short.items()}
+
+    @property
+    def corrupt(self) -> dict[str, str]:
+        return _corrupt(self.parts)
+
+    def is_long(self, batch: int) -> bool:
+        """Of the batch of this number, counted from 0."""
+        return bool(np.random.default_rng((_LENGTH, self.seed, batch)).random() < self.long_share)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = {name: iter(part) for name, part in self.parts.items()}
+        while True:
+            batch = next(batches["long" if self.is_long(self._batches) else "short"])
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self._batches, **{name: part.state_dict() for name, part in self.parts.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> str | None:
+        """As of the streams themselves."""
+        if "long" not in state:
+            raise ValueError("the stream was saved without long clips: resume without them, or begin another run")
+        self._batches = int(state["batches"])
+        return _load(self.parts, state)
+
+
+AnyStream = ClipStream | PairedStream | AlternatingStream
+
+
+def _load(parts: Mapping[str, ClipStream | PairedStream], state: dict[str, Any]) -> str | None:
+    said = [part.load_state_dict(state[name]) for name, part in parts.items()]
+    return next(filter(None, said), None)
+
+
+def _corrupt(parts: Mapping[str, ClipStream | PairedStream]) -> dict[str, str]:
+    return {key: reason for part in parts.values() for key, reason in part.corrupt.items()}
 
 
 class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
@@ -153,6 +222,7 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
 
     def __init__(self, dataset: Dataset, config: StreamConfig) -> None:
         self.dataset, self.seed, self.length = dataset, config.seed, config.length
+        self.labeled_share = config.labeled_share
         lengths = [sample.length for sample in dataset.samples]
         self.eligible: list[int] = [index for index, length in enumerate(lengths) if length >= config.length]
         if not self.eligible:
@@ -167,11 +237,17 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         corrupt: dict[str, str] = {}
         for attempt in range(min(len(self.eligible), MAX_ATTEMPTS) + 1):
             try:
-                return self.dataset.read_window(sample, self._start(epoch, sample), self.length), corrupt
+                return self._read(epoch, sample), corrupt
             except CorruptSample as error:
                 corrupt[error.key] = str(error)
             sample = self._replacement(slot, attempt)
         raise ValueError(f"{len(corrupt)} samples in a row are corrupt, the first: {next(iter(corrupt.values()))}")
+
+    def _read(self, epoch: int, sample: int) -> Batch:
+        clip = self.dataset.read_window(sample, self._start(epoch, sample), self.length)
+        if keeps_labels(self.seed, self.dataset.samples[sample].key, self.labeled_share):
+            return clip
+        return replace(clip, actions=torch.zeros_like(clip.actions), labeled=torch.zeros_like(clip.labeled))
 
     def _start(self, epoch: int, sample: int) -> int:
         rng = np.random.default_rng((_WINDOW, self.seed, epoch, sample))
@@ -216,11 +292,22 @@ def _stack(clips: Sequence[Batch]) -> Batch:
     return type(clips[0]).stack(clips)  # type: ignore[arg-type]  # all of one dataset, so of one kind
 
 
+def keeps_labels(seed: int, key: str, share: float) -> bool:
+    """Whether a sample is among the share whose actions are shown; a larger share holds all of a smaller one."""
+    return bool(np.random.default_rng((_LABELS, seed, zlib.crc32(key.encode()))).random() < share)
+
+
 def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
-    """The same `count` windows of `length` frames at each call, as a batch, for evaluation.
+    """The windows of `window_places` as a batch. Raises CorruptSample where one cannot be read."""
+    places = window_places(dataset, length, count, start)
+    return _stack([dataset.read_window(index, first, length) for index, first in places])
+
+
+def window_places(dataset: Dataset, length: int, count: int, start: int = 0) -> list[tuple[int, int]]:
+    """(sample, first frame) of the same `count` windows of `length` frames at each call, for evaluation.
 
     They are shared out among the samples and spread evenly over each, from frame `start` on. Raises ValueError where no
-    sample is long enough, CorruptSample where a window cannot be read.
+    sample is long enough.
     """
     eligible = [index for index, sample in enumerate(dataset.samples) if start + length <= sample.length]
     if not eligible:
@@ -234,4 +321,4 @@ def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
         share = count // len(eligible) + (place < count % len(eligible))
         last = dataset.samples[index].length - length
         chosen += [(index, int(first)) for first in np.linspace(start, last, share).round()]
-    return _stack([dataset.read_window(index, first, length) for index, first in chosen])
+    return chosen

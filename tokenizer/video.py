@@ -6,7 +6,7 @@ Axes: t frames, c h w one RGB frame.
 from collections.abc import Generator
 from contextlib import closing
 from fractions import Fraction
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from pathlib import Path
 
 import av
@@ -43,16 +43,16 @@ def encode_video(frames: NDArray[np.uint8], fps: float | int, *, crf: int = 20, 
     return buffer.getvalue()
 
 
-def decode_video(data: bytes, start: int = 0, length: int | None = None) -> NDArray[np.uint8]:
-    """Decodes frames [start, start + length) of a video file's bytes, or all from `start` on: uint8 RGB [t, 3, h, w].
+def decode_video(data: bytes | RawIOBase, start: int = 0, length: int | None = None) -> NDArray[np.uint8]:
+    """Decodes frames [start, start + length) of a video file, or all from `start` on: uint8 RGB [t, 3, h, w].
 
-    Decoding begins at the keyframe before `start`. Raises ValueError where the bytes are no video or hold too few
-    frames.
+    Of an open file only what the window needs is read: decoding begins at the keyframe before `start`. Raises
+    ValueError where the bytes are no video or hold too few frames.
     """
     if start < 0 or (length is not None and length < 1):
         raise ValueError(f"no window of frames: start={start}, length={length}")
     try:
-        with av.open(BytesIO(data), "r") as container:
+        with av.open(BytesIO(data) if isinstance(data, bytes) else data, "r") as container:
             if not container.streams.video:
                 raise ValueError("the file holds no video")
             frames = _decode_from(container, start, length, seek=start > 0)

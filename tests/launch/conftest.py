@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,7 +16,8 @@ def call_command(name: str, *arguments: object) -> int:
     module = importlib.import_module(f"launch.{name}")
     before = sys.argv
     sys.argv = [f"launch.{name}", *map(str, arguments)]
-    processes = {"demo": "one"}.get(name, "all" if name.startswith("train_") else "first")
+    shared = name.startswith("train_") or name == "encode_latents"
+    processes: Literal["all", "first", "one"] = "one" if name == "demo" else "all" if shared else "first"
     try:
         module.main(module.PRESETS, getattr(module, name), description=module.__doc__, processes=processes)
     except SystemExit as end:

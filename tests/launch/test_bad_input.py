@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from launch import checkpoint, collect
-from tokenizer import files
+from agent.collecting import ShardOrder, collect_shard
+from launch import checkpoint
+from launch.workers import Tell
 from tokenizer.shards import Dataset
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +34,13 @@ def run(pipeline: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def other_tokenizer(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the same shape, with other weights."""
-    from launch.train_tokenizer import PRESETS, replace, train_tokenizer
+    from launch.train_tokenizer import PRESETS, train_tokenizer
 
     folder = tmp_path_factory.mktemp("other") / "tokenizer"
     preset = PRESETS["debug"]
-    data = {"data": pipeline / "data/train", "held_out": pipeline / "data/held_out"}
-    train_tokenizer(replace(preset, run=folder, **data, loop=replace(preset.loop, steps=1, seed=7)))
+    data, held_out = pipeline / "data/train", pipeline / "data/held_out"
+    loop = replace(preset.loop, steps=1, seed=7)
+    train_tokenizer(replace(preset, run=folder, data=data, held_out=held_out, loop=loop))
     return folder
 
 
@@ -90,6 +93,11 @@ def test_frames_in_place_of_latents_and_the_other_way_round(
     assert call("train_dynamics", "debug", "--data", pipeline / "data/train", "--run", tmp_path / "run") == 1
     said = sentence(capfd)
     assert "data/train holds frames, this command needs latents" in said and "launch.encode_latents" in said
+    assert "--tokenizer RUN" in said
+    latents = ("--data", pipeline / "latents/train", "--tokenizer", pipeline / "tokenizer")
+    assert call("train_dynamics", "debug", *latents, "--run", tmp_path / "run") == 1
+    said = sentence(capfd)
+    assert "latents/train holds latents, and --tokenizer" in said and "leave --tokenizer out" in said
     latents = ("--data", pipeline / "latents/train", "--held-out", pipeline / "data/held_out")
     assert call("train_tokenizer", "debug", *latents, "--run", tmp_path / "run") == 1
     said = sentence(capfd)
@@ -184,17 +192,22 @@ def test_a_tokenizer_that_does_not_fit_is_refused_everywhere(
     assert call("encode_latents", *encode, "--out", tmp_path / "other") == 0
     agents = ("--cloned", run / "agent", "--imagined", run / "imagination")
     others = ("--data", tmp_path / "other/train", "--run", tmp_path / "new")
+    video = ("--data", run / "data/train", "--run", tmp_path / "new")
     wrong = [
         ("train_agent", *others, "--dynamics", run / "dynamics"),
         ("train_imagination", *others, "--agent", run / "agent"),
         ("dream", "--held-out", run / "data/held_out", "--dynamics", run / "dynamics", "--run", tmp_path / "new"),
         ("evaluate", "--data", run / "data/train", *agents, "--run", tmp_path / "new"),
+        ("train_agent", *video, "--dynamics", run / "dynamics"),
+        ("train_imagination", *video, "--agent", run / "agent"),
     ]
     for name, *arguments in wrong:
-        tokenizer = () if name.startswith("train_") else ("--tokenizer", other_tokenizer)
+        latents = str(tmp_path / "other/train") in map(str, arguments)
+        tokenizer = () if latents else ("--tokenizer", other_tokenizer)
         assert call(name, "debug", *arguments, *tokenizer) == 1
         said = sentence(capfd)
         assert "knows latents of tokenizer" in said and "use the tokenizer that it was trained with" in said
+        assert str(tmp_path / "other/train" if latents else other_tokenizer) in said
     assert {name: digest for name, digest in whole(run).items() if before[name] != digest} == {}
 
 
@@ -237,7 +250,7 @@ def test_a_full_disk_is_told_and_the_stage_goes_on_once_there_is_space(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(handle)
 
-    monkeypatch.setattr(files.os, "fsync", fill_up)
+    monkeypatch.setattr("tokenizer.files.os.fsync", fill_up)
     assert call(stage, "debug", *arguments) == 1
     said = sentence(capfd)
     assert "disk full" in said and str(tmp_path / "new") in said and "run the same command again" in said
@@ -295,13 +308,11 @@ def test_ctrl_c_during_the_demo_lets_its_stage_save_and_ends_both(pipeline: Path
 def test_collecting_stops_between_shards_when_it_is_told_to(
     tmp_path: Path, call: Call, capfd: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = collect.collect_shard
-
-    def interrupted(order: collect.ShardOrder, progress: collect.Progressed) -> None:
+    def interrupted(order: ShardOrder, progress: Tell) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        work(order, progress)
+        collect_shard(order, progress)
 
-    monkeypatch.setattr(collect, "collect_shard", interrupted)
+    monkeypatch.setattr("launch.collect.collect_shard", interrupted)
     assert call("collect", "debug", "--out", tmp_path / "data") == 130
     assert "stopped by Ctrl-C" in sentence(capfd)
     assert [path.name for path in (tmp_path / "data").rglob("*.tar")] == ["shard-000000.tar"]

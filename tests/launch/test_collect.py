@@ -13,6 +13,7 @@ from agent.collecting import ShardOrder, collect_shard
 from agent.seeds import EVALUATION_TRACKS, HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch import collect as command
 from launch.collect import PRESETS, CollectConfig, collect
+from launch.workers import Tell
 from tokenizer.shards import Dataset
 
 
@@ -57,7 +58,7 @@ def test_an_interrupted_run_leaves_whole_shards_and_goes_on(tmp_path: Path, monk
     collect(config(tmp_path / "straight"))
     calls: list[ShardOrder] = []
 
-    def interrupted(order: ShardOrder, progress: command.Progressed) -> None:
+    def interrupted(order: ShardOrder, progress: Tell) -> None:
         calls.append(order)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.run_folder import claimed
+from launch.run_folder import claimed, held
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,3 +96,23 @@ def test_data_that_moved_along_with_the_run_or_is_written_otherwise_is_the_same(
     claim(Fed(tmp_path / "b/run", data=tmp_path / "b/other/../data"))
     with pytest.raises(ValueError, match="data="):
         claim(Fed(tmp_path / "b/run", data=tmp_path / "b/data2"))
+
+
+def test_a_place_of_a_lock_file_is_one_processes_until_that_is_gone(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from launch.run_folder import held\n"
+        "with held(Path(sys.argv[1]), 3) as mine:\n"
+        "    print(mine, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "lock")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "True\n"
+            with held(tmp_path / "lock", 3) as mine:
+                assert not mine
+            with held(tmp_path / "lock", 2) as mine:
+                assert mine
+        finally:
+            other.kill()
+    with held(tmp_path / "lock", 3, wait=True) as mine:
+        assert mine

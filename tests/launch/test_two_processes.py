@@ -74,12 +74,11 @@ def test_a_model_trains_on_two_ranks_with_one_log_and_one_checkpoint_and_resumes
     assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("stage", ["collect", "encode_latents", "dream", "evaluate"])
+@pytest.mark.parametrize("stage", ["collect", "dream", "evaluate"])
 def test_a_stage_that_one_process_does_is_done_once(pipeline: Path, tmp_path: Path, stage: str) -> None:
     tokenizer, out = ("--tokenizer", pipeline / "tokenizer"), tmp_path / "out"
     arguments: dict[str, tuple[object, ...]] = {
         "collect": ("--out", out),
-        "encode_latents": (*tokenizer, "--data", pipeline / "data", "--out", out),
         "dream": (*tokenizer, "--held-out", pipeline / "data/held_out", "--run", out)
         + ("--dynamics", pipeline / "dynamics"),
         "evaluate": (*tokenizer, "--data", pipeline / "data/train", "--agents", "random", "cloned", "--run", out)
@@ -88,13 +87,34 @@ def test_a_stage_that_one_process_does_is_done_once(pipeline: Path, tmp_path: Pa
     said = launch(f"launch.{stage}", "debug", *arguments[stage])
     last = {
         "collect": "held_out: 2 episodes",
-        "encode_latents": "held_out: shard 1 of 1",
         "dream": "videos, pictures and numbers in",
         "evaluate": "results in",
     }[stage]
     assert said.count(last) == 1
-    if stage in ("collect", "encode_latents"):
+    if stage == "collect":
         assert len(Dataset.open(out / "train")) == 4
+
+
+def test_ranks_encode_together_what_one_process_would_with_one_log(pipeline: Path, tmp_path: Path) -> None:
+    folders = ("--tokenizer", pipeline / "tokenizer", "--data", pipeline / "data", "--out", tmp_path)
+    said = launch("launch.encode_latents", "debug", *folders)
+    assert said.count(f"{tmp_path}: 3 shards, 246 frames in ") == 1
+    for part in ("train", "held_out"):
+        made, expected = tmp_path / part, pipeline / "latents" / part
+        assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in expected.iterdir())
+        for path in expected.glob("*.*"):
+            assert (made / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("stage", ["dynamics", "agent"])
+def test_ranks_train_on_video_with_long_clips_and_resume_exactly(pipeline: Path, tmp_path: Path, stage: str) -> None:
+    video = ("--data", pipeline / "data/train", "--tokenizer", pipeline / "tokenizer", "--schedule", "constant")
+    start = () if stage == "dynamics" else ("--dynamics", pipeline / "dynamics")
+    command = (f"launch.train_{stage}", "debug", *video, *start, "--long-length", 20, "--long-share", 0.5)
+    launch(*command, "--run", tmp_path / "straight", "--steps", 3)
+    launch(*command, "--run", tmp_path / "cut", "--steps", 2)
+    launch(*command, "--run", tmp_path / "cut", "--steps", 3)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
 
 
 def test_an_error_that_all_processes_meet_is_said_once(tmp_path: Path) -> None:

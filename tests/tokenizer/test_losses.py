@@ -1,9 +1,9 @@
-"""The running RMS and PSNR, by hand."""
+"""The running RMS, by hand."""
 
 import pytest
 import torch
 
-from tokenizer.losses import RunningRMS, psnr
+from tokenizer.losses import RunningRMS
 
 
 def test_the_first_loss_becomes_one_and_the_next_are_mixed_in() -> None:
@@ -48,16 +48,3 @@ def test_the_estimate_is_saved() -> None:
     rms(torch.tensor(3.0))
     other.load_state_dict(rms.state_dict())
     torch.testing.assert_close(other.eval()(torch.tensor(3.0)), torch.tensor(1.0))
-
-
-def test_psnr_of_a_known_error() -> None:
-    target = torch.full((2, 3, 4, 4), 0.5)
-    video = target.clone()
-    video[0] += 0.1
-    video[1, 0] += 0.2  # one of three colours
-    torch.testing.assert_close(psnr(video, target), torch.tensor([20.0, -10 * torch.tensor(0.04 / 3).log10()]))
-
-
-def test_psnr_clips_what_cannot_be_shown_and_ends_at_100_db() -> None:
-    target = torch.ones(1, 3, 4, 4)
-    torch.testing.assert_close(psnr(target + 3, target), torch.tensor([100.0]))

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tokenizer import perceptual
-from tokenizer.losses import psnr
+from tokenizer.metrics import psnr
 from tokenizer.perceptual import PerceptualDistance, perceptual_available
 
 needs_weights = pytest.mark.skipif(

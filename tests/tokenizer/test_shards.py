@@ -15,7 +15,7 @@ import torch
 import webdataset  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
 
-from tokenizer import shard_writer
+from tokenizer import shard_writer, shards
 from tokenizer.files import DiskFull
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shard_format import CorruptSample, DatasetMeta
@@ -143,6 +143,17 @@ def test_a_flipped_byte_is_noticed_at_first_touch(tmp_path: Path) -> None:
     with pytest.raises(CorruptSample, match=r"'clip-004' in shard-000001.tar: the checksum of frames.npy is wrong"):
         dataset.read_window(4, 0, 1)
     dataset.read_window(3, 0, 1)
+
+
+@pytest.mark.parametrize("block", [1, 100, 1000])
+def test_checksums_are_taken_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """An hour of raw frames does not fit into the memory."""
+    monkeypatch.setattr(shards, "BLOCK", block)
+    dataset = write_dataset(tmp_path)
+    dataset.read_window(4, 2, 3)
+    flip_byte(dataset, 5, "frames.npy")
+    with pytest.raises(CorruptSample, match="checksum of frames.npy"):
+        dataset.read_window(5, 2, 3)
 
 
 def test_the_error_of_a_corrupt_sample_crosses_processes() -> None:

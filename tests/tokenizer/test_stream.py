@@ -12,7 +12,7 @@ from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
-from tokenizer.stream import Batch, ClipStream, PairedStream, StreamConfig, windows
+from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
 
 META = DatasetMeta(
     environment="toy",
@@ -204,3 +204,68 @@ def test_a_paired_stream_joins_two_streams_and_resumes_both(dataset: Dataset) ->
     resumed = paired()
     resumed.load_state_dict(stopped.state_dict())
     assert [rows(batch) for _, batch in zip(range(3), resumed, strict=False)] == [rows(batch) for batch in batches[2:]]
+
+
+def alternating(dataset: Dataset, long_share: float = 0.5, *, seed: int = 3, rank: int = 0) -> AlternatingStream:
+    """Two rows of 4 frames, or one of 8."""
+    short, long = (
+        ClipStream(dataset, StreamConfig(length=length, batch_size=8 // length, seed=seed), rank, 2)
+        for length in (4, 8)
+    )
+    return AlternatingStream(short, long, long_share=long_share, seed=seed)
+
+
+def lengths(stream: AlternatingStream, count: int) -> list[int]:
+    return [batch.num_frames for _, batch in zip(range(count), stream, strict=False)]
+
+
+def test_long_batches_come_at_their_share_and_at_the_same_steps_on_all_ranks(dataset: Dataset) -> None:
+    many = alternating(dataset, 0.1)
+    assert sum(map(many.is_long, range(5000))) == pytest.approx(500, abs=75)
+    for step in (5, 10, 20):  # logged or not, steps have their share
+        assert sum(map(many.is_long, range(step - 1, 1000 * step, step))) == pytest.approx(100, abs=40)
+    pattern = lengths(alternating(dataset), 20)
+    assert set(pattern) == {4, 8}
+    assert lengths(alternating(dataset, rank=1), 20) == pattern
+    assert lengths(alternating(dataset, seed=4), 20) != pattern
+    assert lengths(alternating(dataset, 0.0), 5) == [4] * 5 and lengths(alternating(dataset, 1.0), 5) == [8] * 5
+
+
+def test_short_and_long_batches_each_go_through_the_data_as_if_alone(dataset: Dataset) -> None:
+    stream = alternating(dataset)
+    seen = [rows(batch) for _, batch in zip(range(20), stream, strict=False)]
+    alone = {count: iter(part) for count, part in ((2, alternating(dataset, 0.0)), (1, alternating(dataset, 1.0)))}
+    assert seen == [rows(next(alone[len(batch)])) for batch in seen]
+
+
+def test_an_alternating_stream_resumes_exactly_with_pairs_inside(dataset: Dataset) -> None:
+    def stream() -> AlternatingStream:
+        short, long = (
+            PairedStream(*(ClipStream(dataset, StreamConfig(length=length, batch_size=1, seed=s)) for s in (0, 1)))
+            for length in (4, 8)
+        )
+        return AlternatingStream(short, long, long_share=0.5)
+
+    straight = [rows(batch) for _, batch in zip(range(12), stream(), strict=False)]
+    stopped = stream()
+    assert [rows(batch) for _, batch in zip(range(5), stopped, strict=False)] == straight[:5]
+    resumed = stream()
+    assert resumed.load_state_dict(stopped.state_dict()) is None
+    assert [rows(batch) for _, batch in zip(range(7), resumed, strict=False)] == straight[5:]
+    assert [rows(batch) for _, batch in zip(range(7), stopped, strict=False)] == straight[5:]
+
+
+def test_a_stream_without_long_batches_does_not_go_on_with_some(dataset: Dataset) -> None:
+    stream = alternating(dataset)
+    with pytest.raises(ValueError, match="saved without long clips"):
+        stream.load_state_dict(ClipStream(dataset, CONFIG).state_dict())
+    with pytest.raises(ValueError, match=r"long_share=1.5 is not in \[0, 1\]"):
+        alternating(dataset, 1.5)
+
+
+def test_an_alternating_stream_counts_for_each_length_and_names_what_is_corrupt(dataset: Dataset) -> None:
+    damage(dataset, 7)
+    stream = alternating(Dataset.open(dataset.folder))
+    assert stream.too_short == {4: 0, 8: 0}
+    lengths(stream, 30)
+    assert list(stream.corrupt) == ["clip-07"]

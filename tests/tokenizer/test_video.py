@@ -1,5 +1,6 @@
 """mp4 files: what goes in comes out, any window of it, at any size."""
 
+from io import BytesIO, RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,38 @@ def test_every_window_equals_that_of_the_whole(fps: float) -> None:
     for start in range(40):
         length = min(3, 40 - start)
         np.testing.assert_array_equal(decode_video(data, start, length), whole[start : start + length])
+
+
+class Counted(RawIOBase):
+    """A file that counts the bytes read from it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file, self.count = BytesIO(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.count += len(data)
+        return data
+
+
+def test_a_window_of_a_long_file_reads_only_a_part_of_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (160, 3, 64, 64), np.uint8)
+    data = encode_video(noise, 20)
+    file = Counted(data)
+    np.testing.assert_array_equal(decode_video(file, 100, 5), decode_video(data, 100, 5))
+    assert file.count < len(data) / 3
 
 
 def test_equal_frames_give_equal_bytes() -> None:
