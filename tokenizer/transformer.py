@@ -197,10 +197,7 @@ class SpaceTimeTransformer(nn.Module):
         """Runs a whole context and gives its output with the cache that goes on from it."""
         out, pairs = self._run(x, space_mask)
         cache = self.empty_cache(x.shape[0], x.shape[2], x.device, pairs[0][0].dtype if pairs else x.dtype)
-        first = max(0, x.shape[1] - cache.positions.shape[0])
-        last = [(key[..., first:, :], value[..., first:, :]) for key, value in pairs]
-        numbers = torch.arange(first, x.shape[1], device=x.device)
-        return out, written(replace(cache, next_position=first), last, numbers, in_place=not out.requires_grad)
+        return out, self.write(cache, pairs, x.shape[1], in_place=not out.requires_grad)
 
     def step(
         self,

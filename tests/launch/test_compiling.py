@@ -21,9 +21,11 @@ COMPILERS = ("c++", "g++", "clang++")
 COMPARE = """
 import json, torch
 from dataclasses import replace
+from dynamics.simulator import Simulator
 from dynamics.world_model import WorldModel
 from launch.compiling import compile_model
 from launch.presets import MODELS
+from tokenizer.records import LatentClip
 
 torch.manual_seed(0)
 world = WorldModel(MODELS["debug"].dynamics)
@@ -36,15 +38,29 @@ def run():
     out.square().mean().backward()
     return out.detach(), {name: p.grad.clone() for name, p in world.named_parameters() if p.grad is not None}
 
+def dreamt():
+    simulator = Simulator(world, agent_tokens=torch.ones(2, 1, 32), generator=torch.Generator().manual_seed(0))
+    t = labeled.shape[1]
+    simulator.reset(LatentClip(
+        latents=noisy.tanh(), actions=actions, labeled=labeled, rewards=torch.zeros(2, t), continues=labeled,
+        is_first=~labeled, task=torch.zeros(2, dtype=torch.int64),
+    ))
+    step = simulator.step(actions[:, 0]).latents
+    return torch.cat([step.unsqueeze(1), simulator.dream(actions[:, :3])[0]], dim=1)
+
 eager, eager_grads = run()
+eager_dream = dreamt()
 said = compile_model(world)
 compiled, grads = run()
+dream = dreamt()
+assert (eager_dream[:, 1:] - eager_dream[:, :-1]).abs().max() > 0.01
 assert grads.keys() == eager_grads.keys()
 print(json.dumps({
     "said": said,
     "frames": torch._dynamo.utils.counters["frames"]["ok"],
     "scale": eager.abs().max().item(),
     "difference": (compiled - eager).abs().max().item(),
+    "dream": (dream - eager_dream).abs().max().item(),
     "gradient": max((grads[n] - g).abs().max().item() / (g.abs().max().item() + 1e-6) for n, g in eager_grads.items()),
 }))
 """
@@ -77,3 +93,4 @@ def test_compiled_layers_give_the_outputs_and_gradients_of_eager_ones(tmp_path: 
     assert result["frames"] > 0
     assert result["difference"] < 1e-4 * result["scale"]
     assert result["gradient"] < 1e-3
+    assert result["dream"] < 1e-3  # latents are in (-1, 1)
