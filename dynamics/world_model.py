@@ -245,7 +245,7 @@ class WorldModel(nn.Module):
         mask: Tensor | None,
         past: Past,
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-        """One call from latents to estimates, which compiles as a whole: a step is too short for calls in between."""
+        """From latents to estimates, and the keys and values of the new frames."""
         slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
         out, new = self.transformer.pass_over(slots, mask, past)
         return *self.read(out, noisy, grid), new
@@ -305,12 +305,6 @@ class WorldModel(nn.Module):
 
     def compile_layers(self) -> None:
         self.transformer.compile_layers()
-        # Guards on the modules, which do not change, would cost a tenth of a pass.
-        self._pass_over = torch.compile(  # type: ignore[method-assign]
-            self._pass_over,
-            dynamic=False,
-            options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
-        )
 
     def checkpoint_activations(self) -> None:
         self.transformer.checkpoint_activations()
