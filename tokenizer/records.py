@@ -8,7 +8,7 @@ A record without the b axis is a single clip; `stack` joins single clips into a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -36,6 +36,12 @@ class Clip:
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """The rows of a batch that an index along b selects."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def window(self, start: int, stop: int) -> Self:
+        """Frames [start, stop) of a clip, or of each clip of a batch."""
+        of_time = (slice(None),) * self.task.ndim + (slice(start, stop),)
+        cut = {f.name: getattr(self, f.name)[of_time] for f in fields(self) if f.name != "task"}
+        return replace(self, **cut)
 
     @classmethod
     def stack(cls, clips: Sequence[Self]) -> Self:

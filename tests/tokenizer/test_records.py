@@ -33,6 +33,17 @@ def test_an_index_selects_rows_of_every_field() -> None:
     assert chosen.num_frames == 4
 
 
+def test_a_window_cuts_every_field_in_time_and_leaves_the_task() -> None:
+    batch = latent_clip(3, 6)
+    cut = batch.window(2, 5)
+    assert cut.num_frames == 3 and torch.equal(cut.task, batch.task)
+    for f in fields(batch):
+        if f.name != "task":
+            assert torch.equal(getattr(cut, f.name), getattr(batch, f.name)[:, 2:5])
+    single = LatentClip(**{f.name: getattr(batch, f.name)[1] for f in fields(batch)})
+    assert torch.equal(single.window(2, 5).latents, batch.latents[1, 2:5]) and single.window(2, 5).task.ndim == 0
+
+
 def test_moving_keeps_the_kind_and_moves_every_field() -> None:
     moved = episode_clip(2, 3).to("meta")
     assert isinstance(moved, EpisodeClip)

@@ -269,3 +269,69 @@ def test_an_alternating_stream_counts_for_each_length_and_names_what_is_corrupt(
     assert stream.too_short == {4: 0, 8: 0}
     lengths(stream, 30)
     assert list(stream.corrupt) == ["clip-07"]
+
+
+@pytest.fixture
+def labeled(tmp_path: Path) -> Dataset:
+    """40 clips of 6 frames whose actions are known but for the first; each reward is the clip's number."""
+    with ShardWriter(tmp_path / "labeled", 0, META) as shard:
+        for index in range(40):
+            shard.write(
+                f"clip-{index:02d}",
+                frames=np.full((6, 3, 4, 4), index, np.uint8),
+                actions=np.full((6, 1), 0.5, np.float32),
+                labeled=np.arange(6) > 0,
+                rewards=np.full(6, index, np.float32),
+            )
+    finish_dataset(tmp_path / "labeled", META)
+    return Dataset.open(tmp_path / "labeled")
+
+
+def labels(dataset: Dataset, share: float, seed: int = 0, num_workers: int = 0) -> set[int]:
+    """The clips of three epochs that show actions; those that do show them whole, the others none."""
+    config = StreamConfig(length=6, batch_size=8, seed=seed, num_workers=num_workers, labeled_share=share)
+    with_labels, without = set(), set()
+    for batch in itertools.islice(ClipStream(dataset, config), 15):
+        for clip, shown, actions in zip(batch.rewards[:, 0].tolist(), batch.labeled, batch.actions, strict=True):
+            if shown.any():
+                assert shown.tolist() == [False] + 5 * [True] and (actions[1:] == 0.5).all()
+                with_labels.add(int(clip))
+            else:
+                assert not actions.any()
+                without.add(int(clip))
+    assert not with_labels & without and len(with_labels | without) == 40  # all videos are shown, in every epoch alike
+    return with_labels
+
+
+def test_a_share_of_the_episodes_keeps_its_actions(labeled: Dataset) -> None:
+    assert labels(labeled, 0.0) == set() and labels(labeled, 1.0) == set(range(40))
+    assert 10 <= len(labels(labeled, 0.5)) <= 30
+    assert labels(labeled, 0.5) == labels(labeled, 0.5, num_workers=2)
+    assert labels(labeled, 0.5) != labels(labeled, 0.5, seed=1)
+
+
+def test_a_larger_share_of_labels_holds_a_smaller_one(labeled: Dataset) -> None:
+    found = [labels(labeled, share) for share in (0.1, 0.3, 0.6, 0.9)]
+    assert all(small < large for small, large in itertools.pairwise(found))
+
+
+def test_labels_belong_to_the_episode_whatever_else_is_in_the_dataset(labeled: Dataset) -> None:
+    part = Dataset(labeled.folder, labeled.meta, labeled.samples[10:])
+    config = StreamConfig(length=6, batch_size=30, labeled_share=0.5)
+    batch = next(iter(ClipStream(part, config)))
+    shown = {int(clip) for clip in batch.rewards[batch.labeled.any(1), 0]}
+    assert shown == {clip for clip in labels(labeled, 0.5) if clip >= 10}
+
+
+def test_another_share_of_labels_does_not_resume(labeled: Dataset) -> None:
+    def stream(share: float) -> ClipStream:
+        return ClipStream(labeled, StreamConfig(length=6, batch_size=2, labeled_share=share))
+
+    state = stream(0.5).state_dict()
+    assert stream(0.5).load_state_dict(state) is None
+    with pytest.raises(ValueError, match=r"saved with labeled_share=0.5 and now has 1.0"):
+        stream(1.0).load_state_dict(state)
+    del state["labeled_share"]  # as it was saved before there was a choice
+    assert stream(1.0).load_state_dict(state) is None
+    with pytest.raises(ValueError, match="labeled_share=1.5 is not in"):
+        stream(1.5)

@@ -1,0 +1,96 @@
+"""Open loop: windows, dreams from equal noise, and pixels that do not depend on how a video is cut."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynamics.world_model import WorldModel
+from launch import open_loop as subject
+from launch.dream import PRESETS
+from launch.open_loop import OpenLoop, clip_batches, decode, load_clips, open_loop, other_actions
+from launch.training import open_dataset
+from tests.builders import DYNAMICS, MIXED, TOKENIZER, action_rows, latent_clip, randomised
+from tokenizer.autoencoder import Tokenizer
+from tokenizer.records import EpisodeClip
+from tokenizer.shards import Dataset
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    config = replace(TOKENIZER, frame_size=(64, 64), patch=16)
+    return randomised(Tokenizer(config)).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def world() -> WorldModel:
+    return randomised(WorldModel(DYNAMICS)).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def held_out(pipeline: Path) -> Dataset:
+    return open_dataset(pipeline / "data/held_out", "frames")
+
+
+@pytest.fixture
+def config(pipeline: Path) -> OpenLoop:
+    return replace(PRESETS["debug"], held_out=pipeline / "data/held_out", starts=5)
+
+
+def test_batches_are_all_windows_once_and_never_so_small_that_a_clip_has_no_other(
+    config: OpenLoop, held_out: Dataset, tokenizer: Tokenizer
+) -> None:
+    batches = list(clip_batches(config, held_out, tokenizer, 5, 2))
+    assert [len(batch.places) for batch in batches] == [3, 2]
+    assert [batch.seed for batch in batches] == [0, 1]
+    places = sum((batch.places for batch in batches), [])
+    assert len(places) == len(set(places)) == 5 and {sample for sample, _ in places} == {0, 1}
+    for batch in batches:
+        for row, (sample, first) in enumerate(batch.places):
+            window = held_out.read_window(sample, first, config.length)
+            assert isinstance(window, EpisodeClip)
+            assert torch.equal(batch.clips.frames[row], window.frames)
+            assert torch.equal(batch.latents.actions[row], window.actions)
+
+
+def test_latents_of_a_window_know_the_episode_before_it(held_out: Dataset, tokenizer: Tokenizer) -> None:
+    late = load_clips(held_out, [(0, 7)], 5, tokenizer)[1].latents
+    whole = load_clips(held_out, [(0, 0)], 12, tokenizer)[1].latents
+    torch.testing.assert_close(late, whole[:, 7:], atol=1e-5, rtol=1e-4)
+
+
+def test_the_shuffled_actions_of_a_clip_are_never_its_own() -> None:
+    for count in (2, 3, 16):
+        actions = torch.arange(count).view(count, 1, 1).float()
+        shuffled = other_actions(actions)
+        assert (shuffled != actions).all() and sorted(shuffled.flatten().tolist()) == list(range(count))
+
+
+def test_a_dream_heeds_its_actions_unless_they_are_unlabeled(world: WorldModel) -> None:
+    context = latent_clip(2, 3)
+    one, other = action_rows(MIXED, 2, 4), action_rows(MIXED, 2, 4, seed=1)
+    torch.testing.assert_close(open_loop(world, context, one, seed=3)[:, :3], context.latents)
+    assert torch.equal(open_loop(world, context, one, seed=3), open_loop(world, context, one, seed=3))
+    assert not open_loop(world, context, one, seed=3).allclose(open_loop(world, context, other, seed=3), atol=1e-3)
+    nothing = [open_loop(world, context, actions, seed=3, labeled=False) for actions in (one, other)]
+    assert torch.equal(*nothing) and not nothing[0].allclose(open_loop(world, context, one, seed=3), atol=1e-3)
+
+
+def test_a_long_dream_tells_how_far_it_is(world: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "FRAMES_AT_ONCE", 3)
+    told: list[int] = []
+    dream = open_loop(world, latent_clip(2, 3), action_rows(MIXED, 2, 8), seed=0, tell=told.append)
+    assert told == [3, 3, 2] and dream.shape[1] == 11
+
+
+def test_pixels_do_not_depend_on_how_a_video_is_cut(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.rand(2, 9, *tokenizer.config.latent_shape) - 0.5
+    whole = tokenizer.decode(latents).clamp(0, 1)[:, 2:]
+    monkeypatch.setattr(subject, "FRAMES_AT_ONCE", 4)
+    torch.testing.assert_close(decode(tokenizer, latents, 2), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_sizes_that_make_no_sense_are_named(config: OpenLoop) -> None:
+    with pytest.raises(ValueError, match="starts=1, needs at least 2"):
+        replace(config, starts=1)
