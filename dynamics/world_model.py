@@ -26,6 +26,7 @@ from dynamics.shortcut import (
     velocity_weight,
 )
 from tokenizer.cache import Cache, Past
+from tokenizer.losses import draw_count
 from tokenizer.records import LatentClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
 
@@ -141,8 +142,8 @@ class WorldModel(nn.Module):
     def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Shortcut forcing loss (eq. 7) of a batch whose first rows are bootstrap rows, and the last ones images."""
         count = batch.latents.shape[0]
-        rows = self.bootstrap_rows(count)
-        images = min(round(self.config.image_share * count), count - rows)
+        rows = self.bootstrap_rows(count, generator)
+        images = min(draw_count(self.config.image_share, count, generator), count - rows)
         clean = self.standardise(batch.latents)
         grid = draw_grid((count, clean.shape[1]), rows, self.config.max_steps, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -151,14 +152,14 @@ class WorldModel(nn.Module):
         estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=images)
         return self.loss(estimate, clean, target, grid)
 
-    def bootstrap_rows(self, count: int) -> int:
+    def bootstrap_rows(self, count: int, generator: torch.Generator) -> int:
         """How many of so many rows are bootstrap rows at this step; in training, counts the step."""
         if self.config.objective == "diffusion":
             return 0
         if not self._warm and self.training:
             self.steps_seen += 1
             self._warm = bool(self.steps_seen > self.config.bootstrap_warmup)
-        return round(self.config.bootstrap_share * count) if self._warm else 0
+        return draw_count(self.config.bootstrap_share, count, generator) if self._warm else 0
 
     @torch.no_grad()
     def targets(self, noisy: Float[Tensor, "r t n d"], grid: Grid, batch: LatentClip) -> Float[Tensor, "r t n d"]:

@@ -13,6 +13,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,27 +120,36 @@ def _measured(config: BenchModel, preset: ModelPreset, conditions: Conditions) -
         if name in config.parts:
             say(f"{name}: training steps of {clips.batch} x {clips.frames} frames")
             steps[name] = measure_training(model, clips, conditions)
-    rows: list[dict[str, Any]] = []
-    if "generation" in config.parts:
-        rows = _generated(config, Generation(preset.joined_dynamics, conditions))
+    rows = _generated(config, preset.joined_dynamics, conditions) if "generation" in config.parts else []
     everything = [*steps.values(), *rows]
+    window = preset.dynamics.transformer.window
     return {
         "compiled": all(part["compiled"] for part in everything),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in everything),
         **steps,
-        "generation": rows,
+        "generation": [row for row in rows if row["window"] == window],
+        "short_window": [row for row in rows if row["window"] != window],
     }
 
 
-def _generated(config: BenchModel, generation: Generation) -> list[dict[str, Any]]:
-    window = generation.config.transformer.window
+def _generated(config: BenchModel, dynamics: DynamicsConfig, conditions: Conditions) -> list[dict[str, Any]]:
+    """Of every context; of the least also by a model whose window is no longer: what its own window costs a model."""
+    window = dynamics.transformer.window
+    contexts = sorted({min(context, window) for context in config.contexts})
+    models = {size: Generation(_with_window(dynamics, size), conditions) for size in sorted({window, contexts[0]})}
     rows = []
-    for context in sorted({min(context, window) for context in config.contexts}):
+    for context in contexts:
         for batch in config.batches:
             say(f"generation: {batch} worlds, {context} frames of context")
-            for acting in (True, False):
-                rows.append(generation.measure(Clips(batch, context), frames=config.frames, acting=acting))
+            for acting, (size, model) in product((True, False), models.items()):
+                if context <= size:
+                    row = model.measure(Clips(batch, context), frames=config.frames, acting=acting)
+                    rows.append({**row, "window": size})
     return rows
+
+
+def _with_window(dynamics: DynamicsConfig, window: int) -> DynamicsConfig:
+    return replace(dynamics, transformer=replace(dynamics.transformer, window=window))
 
 
 def check_dtype(device: torch.device, dtype: Precision) -> None:
@@ -194,7 +204,7 @@ def show(numbers: dict[str, Any]) -> None:
     if steps:
         console.print(_steps_table(steps, numbers["matmul_flops"]))
     if numbers["generation"]:
-        console.print(_generation_table(numbers["generation"]))
+        console.print(_generation_table(numbers["generation"] + numbers["short_window"]))
 
 
 def _steps_table(steps: dict[str, dict[str, Any]], peak: float) -> Table:
@@ -211,12 +221,14 @@ def _steps_table(steps: dict[str, dict[str, Any]], peak: float) -> Table:
 
 
 def _generation_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = _table("Generation", ("", "worlds", "context", "frames/s", "ms a frame", "floor", "first", "prefill"))
+    columns = ("", "worlds", "context", "window", "frames/s", "ms a frame", "floor", "first", "prefill")
+    table = _table("Generation", columns)
     for row in rows:
         table.add_row(
             "acting" if row["acting"] else "dreaming",
             str(row["batch"]),
             str(row["context"]),
+            str(row["window"]),
             f"{row['frames_per_s']:.3g}",
             *(f"{1e3 * row[key]:.3g}" for key in ("frame_s", "floor_s", "first_frame_s", "prefill_s")),
         )

@@ -65,6 +65,7 @@ PRESETS = {
         LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("runs/debug/data")
     ),
     "laptop": LAPTOP,
+    "carracing": replace(LAPTOP, episodes=300, held_out=16, out=Path("runs/carracing/data")),
 }
 
 

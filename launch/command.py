@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NoReturn, TextIO, TypeVar, cast
 
@@ -20,12 +20,14 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from launch.checkpoint import IncompleteCheckpoint
 from launch.distributed import on_first_process
+from launch.memory import describe, ran_out
 from tokenizer.shard_format import CorruptSample
 
 Config = TypeVar("Config")
 SIZES = {
     "debug": "Seconds: every part once, in its smallest form; nothing is learned.",
     "laptop": "Minutes to hours on two processor cores: learns to see, dream and drive.",
+    "carracing": "An hour of training on two processor cores: a world whose dreams hold.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",
@@ -51,16 +53,7 @@ def main(
     _check_preset(chosen, words, program)
     if processes == "one" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _fail(f"this command starts processes of its own: run it with `{_program()}`, not accelerate launch", status=2)
-    try:
-        config = tyro.extras.overridable_config_cli(
-            {name: (SIZES.get(name, f"The {name} preset."), preset) for name, preset in chosen.items()},
-            prog=program,
-            args=words,
-            description=description,
-            registry=_without(given or {}),
-        )
-    except ValueError as error:  # from a config that checks itself
-        _fail(str(error), status=2)
+    config = _read(chosen, words, program, description, _configs(given or {}))
     if processes == "first" and not on_first_process():
         return
     try:
@@ -69,35 +62,74 @@ def main(
             function(config)
     except KeyboardInterrupt:
         _fail("stopped by Ctrl-C; run the same command again to go on", status=130)
-    except (ValueError, OSError, ImportError, CorruptSample) as error:
-        ours = not isinstance(error, ImportError) or error.name is None  # a game's adapter names the missing package
-        if not ours or os.environ.get("REVERIE_TRACEBACK") == "1":
+    except Exception as error:
+        if not _is_the_users(error) or os.environ.get("REVERIE_TRACEBACK") == "1":
             raise
         _fail(sentence(error), status=1)
 
 
-def _without(given: Mapping[Any, Sequence[str]]) -> ConstructorRegistry:
-    """Tells tyro to make no options of these fields: an option that is overwritten later would lie."""
+def _read(
+    presets: Mapping[str, Config],
+    words: list[str],
+    program: str,
+    description: str | None,
+    registry: ConstructorRegistry,
+) -> Config:
+    """The preset with its overrides."""
+    try:
+        return tyro.extras.overridable_config_cli(
+            {name: (SIZES.get(name, f"The {name} preset."), preset) for name, preset in presets.items()},
+            prog=program,
+            args=words,
+            description=description,
+            registry=registry,
+        )
+    except WrongConfig as error:
+        _fail(str(error), status=2)
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Whether the user can do something about it; other errors are ours, and keep their traceback."""
+    if isinstance(error, ImportError):
+        return error.name is None  # a game's adapter names the missing package
+    return isinstance(error, ValueError | OSError | CorruptSample) or ran_out(error)
+
+
+class WrongConfig(Exception):
+    """What a config that checks itself says. No ValueError: tyro frames those in its own words."""
+
+
+def _configs(given: Mapping[Any, Sequence[str]]) -> ConstructorRegistry:
+    """How tyro makes configs: with no options of the fields given, for one that is overwritten later would lie."""
     registry, asking = ConstructorRegistry(), set[Any]()
 
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if info.type not in given or info.type in asking or not isinstance(info.default, info.type):
+        if info.type in asking or not is_dataclass(info.type) or not isinstance(info.default, info.type):
             return None
         asking.add(info.type)
         whole = ConstructorRegistry.get_struct_spec(info)
         asking.remove(info.type)
         assert isinstance(whole, StructConstructorSpec)
-        shown = tuple(field for field in whole.fields if field.name not in given[info.type])
-        return StructConstructorSpec(instantiate=partial(replace, info.default), fields=shown)
+        shown = tuple(field for field in whole.fields if field.name not in given.get(info.type, ()))
+        return StructConstructorSpec(instantiate=partial(_changed, info.default), fields=shown)
 
     return registry
+
+
+def _changed(config: Any, **fields: Any) -> Any:
+    try:
+        return replace(config, **fields)
+    except ValueError as error:
+        raise WrongConfig(str(error)) from error
 
 
 def sentence(error: Exception) -> str:
     """What went wrong and what to do, without a traceback."""
     if isinstance(error, CorruptSample):
         return f"{error}. Copy the shard again, or delete it and run the command that made it"
+    if ran_out(error):
+        return f"{describe(error)}. Lower what is held at once: clips, their frames, or the model's sizes"
     if not isinstance(error, OSError) or error.errno is None:
         return str(error) or type(error).__name__
     where = f": {error.filename}" if error.filename is not None else ""

@@ -1,8 +1,10 @@
 """The whole path on real CarRacing: collect, tokenize, model, clone, imagine, drive; ends with a table of real scores.
 
     python -m launch.demo laptop
+    python -m launch.demo carracing
 
-Each stage is a command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
+The second makes a better world, in an hour of training, and judges its dreams; it trains no agent. Each stage is a
+command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
 """
 
 import json
@@ -25,8 +27,15 @@ from launch.run_folder import write_json
 class Demo:
     run: Path
     """Folder that gets everything."""
-    preset: Literal["debug", "laptop"]
+    preset: Literal["debug", "laptop", "carracing"]
     """Preset of every stage."""
+    stages: tuple[str, ...]
+    """Those that are run, in this order."""
+
+    def __post_init__(self) -> None:
+        for name in self.stages:
+            if name not in STAGES:
+                raise ValueError(f"unknown stage {name!r}, have {list(STAGES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,7 @@ class Stage:
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 """Exit codes of a stage that was told to stop."""
 TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
-STAGES = (
+_STAGES = (
     Stage(name="collect", command="collect", folders={"out": "data"}),
     Stage(
         name="tokenizer",
@@ -55,6 +64,11 @@ STAGES = (
         name="dream",
         command="dream",
         folders={"run": "dream", "held-out": "data/held_out", "tokenizer": TOKENIZER, "dynamics": DYNAMICS},
+    ),
+    Stage(
+        name="world",
+        command="evaluate_world",
+        folders={"run": "world", "held-out": "data/held_out", "tokenizer": TOKENIZER, "dynamics": DYNAMICS},
     ),
     Stage(name="cloning", command="train_agent", folders={"run": AGENT, "data": "latents/train", "dynamics": DYNAMICS}),
     Stage(
@@ -75,18 +89,22 @@ STAGES = (
         },
     ),
 )
+STAGES = {stage.name: stage for stage in _STAGES}
+WORLD = ("collect", "tokenizer", "latents", "dynamics", "dream")
+AGENTS = ("cloning", "imagination", "scores")
 
 
 def demo(config: Demo) -> None:
     timings_path = config.run / "timings.json"
     timings: dict[str, float] = json.loads(timings_path.read_text()) if timings_path.exists() else {}
-    for number, stage in enumerate(STAGES, start=1):
-        print(f"\n[{number}/{len(STAGES)}] {stage.name}: python -m launch.{stage.command} {config.preset}", flush=True)
+    for number, stage in enumerate((STAGES[name] for name in config.stages), start=1):
+        place = f"[{number}/{len(config.stages)}]"
+        print(f"\n{place} {stage.name}: python -m launch.{stage.command} {config.preset}", flush=True)
         seconds = run_stage(stage, config)
         timings[stage.name] = timings.get(stage.name, 0.0) + seconds
         write_json(timings_path, timings)
-    trained = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination")]
-    plot_training(config.run / "curves.png", trained)
+    runs = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination")]
+    plot_training(config.run / "curves.png", [run for run in runs if run.exists()])
     summarise(config, timings)
 
 
@@ -120,8 +138,9 @@ def run_command(command: Sequence[str]) -> int:
 
 
 def summarise(config: Demo, timings: dict[str, float]) -> None:
-    dream: dict[str, Any] = json.loads((config.run / "dream" / "dream.json").read_text())
-    print(f"\ntokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
+    if "dream" in config.stages:
+        dream: dict[str, Any] = json.loads((config.run / "dream" / "dream.json").read_text())
+        print(f"\ntokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
     minutes = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in timings.items())
     print(f"minutes: {minutes}; {sum(timings.values()) / 60:.1f} in all")
     print(f"\neverything is in {config.run}:")
@@ -129,16 +148,20 @@ def summarise(config: Demo, timings: dict[str, float]) -> None:
         "tokenizer/reconstructions.png": "frames and what the tokenizer makes of them",
         "dream/dream.mp4": "real drives beside the model's dreams under the same actions",
         "dream/dream_psnr.png": "how far the dreams hold (dream/dream.json)",
+        "world/quality.png": "how close and steerable the dreams are, step by step (world/evaluate_world.json)",
+        "world/drift_strip.png": "dreams of 512 frames",
         "evaluation/videos/imagined.mp4": "the agent driving",
         "curves.png": "loss curves",
         "results.json": "every score",
     }.items():
-        print(f"  {name:32s} {what}")
+        if (config.run / name).exists():
+            print(f"  {name:32s} {what}")
 
 
 PRESETS = {
-    "debug": Demo(run=Path("runs/debug"), preset="debug"),
-    "laptop": Demo(run=Path("runs/demo"), preset="laptop"),
+    "debug": Demo(run=Path("runs/debug"), preset="debug", stages=WORLD + AGENTS),
+    "laptop": Demo(run=Path("runs/demo"), preset="laptop", stages=WORLD + AGENTS),
+    "carracing": Demo(run=Path("runs/carracing"), preset="carracing", stages=(*WORLD, "world")),
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,8 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
 
     Loaders are never prepared with it: the stream splits by rank itself, and splitting twice loses data silently.
     """
+    if precision == "bf16" and not has_bf16():
+        raise ValueError(f"{torch.cuda.get_device_name()} cannot calculate in bf16: give --precision fp32")
     on_cpu = not torch.cuda.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     accelerator = Accelerator(
@@ -66,6 +69,18 @@ def accelerated(precision: Precision, run: Path, tracker: Tracker = "tensorboard
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
             time.sleep(0.2)
+
+
+def has_bf16() -> bool:
+    """Whether this process calculates in bf16 where it should: a GPU that only imitates it is slower than in fp32."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Prints a sentence, if this is the first process and it did not say it before."""
+    if on_first_process():
+        print(text, flush=True)
 
 
 def on_first_process() -> bool:

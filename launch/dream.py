@@ -21,9 +21,11 @@ from rich.table import Table
 from torch import Tensor
 
 from launch.command import main
+from launch.memory import fits
 from launch.open_loop import (
     HORIZONS,
     OpenLoop,
+    check_memory,
     decode,
     find_windows,
     finished,
@@ -57,6 +59,13 @@ def dream(config: Dream) -> None:
         write_numbers(config, config.run / "dream.json", numbers)
         print(f"already done: {config.run}")
         return
+    check_memory(config.starts, config.length, dataset, "--starts, --context or --horizon")
+    with fits(f"{config.starts} dreams of {config.length} frames", "lower --starts, --context or --horizon"):
+        measure(config, dataset, made)
+
+
+def measure(config: Dream, dataset: Dataset, made: dict[str, Any]) -> None:
+    """Everything that the folder gets."""
     tokenizer, world = load_models(config, config.dynamics)
     clips, latents = load_clips(dataset, find_windows(config, dataset, config.starts), config.length, tokenizer)
     context, actions = latents.window(0, config.context), clips.actions[:, config.context :]
@@ -132,6 +141,7 @@ def draw_by_horizon(axes: Axes, curves: Mapping[str, Sequence[float]], label: st
 SIZES: dict[str, dict[str, Any]] = {
     "debug": {"context": 4, "horizon": 8, "starts": 2, "skip_frames": 0, "compile": False},
     "laptop": {},
+    "carracing": {},
 }
 PRESETS = {
     name: Dream(

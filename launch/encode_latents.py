@@ -25,6 +25,7 @@ from launch.command import main
 from launch.distributed import cores, rank_and_world
 from launch.encoding import EpisodeEncoder, FrozenTokenizer
 from launch.interrupt import Interrupts
+from launch.memory import fits
 from launch.models import default_device
 from launch.run_folder import held, write_json
 from launch.training import open_dataset
@@ -42,6 +43,7 @@ LOCK, WHOLE = "lock", 0
 """A lock file in each folder: place 0 is that of claim and index, place k + 1 that of shard k."""
 SECONDS_BETWEEN_LOOKS = 10.0
 """At what other processes have finished."""
+REMEDY = "give a smaller --frames-at-once or fewer --workers; run again, it goes on with the shards that are missing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,14 @@ class EncodeLatents:
     """Folder that gets `train` and `held_out` latent shards."""
     workers: int | None = None
     """Processes that encode, on each rank; one on a GPU, elsewhere one for each core where not given."""
+    frames_at_once: int | None = None
+    """Frames of one pass; as many as keep the processor busy where not given, and fewer take less memory."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers={self.workers}, needs at least 1")
+        for name in ("workers", "frames_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}, needs at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,7 @@ class ShardOrder:
     number: int
     meta: DatasetMeta
     tokenizer: Path
+    frames_at_once: int | None
 
     @property
     def path(self) -> Path:
@@ -92,7 +99,7 @@ def encode_latents(config: EncodeLatents) -> None:
     for part, video in videos.items():
         meta = tokenizer.encoded(video.meta)
         _claim(config.out / part, {"tokenizer": tokenizer.mark, "video": video.fingerprint()[:16]})
-        orders += _orders(video, config.out / part, meta, config.tokenizer)
+        orders += _orders(config, video, config.out / part, meta)
     missing = [order for order in orders if not order.is_done]
     rank, world_size = rank_and_world()
     for order in missing:
@@ -105,7 +112,7 @@ def encode_latents(config: EncodeLatents) -> None:
     count.bar.say(count.summary(config.out) if missing else f"already done: {config.out}")
 
 
-def _orders(video: Dataset, folder: Path, meta: DatasetMeta, tokenizer: Path) -> list[ShardOrder]:
+def _orders(config: EncodeLatents, video: Dataset, folder: Path, meta: DatasetMeta) -> list[ShardOrder]:
     """One latent shard for each video shard."""
     samples: dict[str, list[SampleEntry]] = {}
     for sample in video.samples:
@@ -116,7 +123,8 @@ def _orders(video: Dataset, folder: Path, meta: DatasetMeta, tokenizer: Path) ->
             folder=folder,
             number=number,
             meta=meta,
-            tokenizer=tokenizer,
+            tokenizer=config.tokenizer,
+            frames_at_once=config.frames_at_once,
         )
         for number, shard in enumerate(sorted(samples))
     ]
@@ -203,13 +211,14 @@ def _tokenizer(run: Path, mark: str) -> Tokenizer:
 
 def _encode_sample(tokenizer: Tokenizer, order: ShardOrder, index: int, tell: Tell) -> dict[str, Any]:
     """What goes into the latent shard; of a long episode only its latents, in 16 bits, are held as a whole."""
-    sample, encoder = order.video.samples[index], EpisodeEncoder(tokenizer)
+    sample, encoder = order.video.samples[index], EpisodeEncoder(tokenizer, order.frames_at_once)
     latents = np.empty((sample.length, *order.meta.item_shape), np.float16)
     others: dict[str, list[Tensor]] = {name: [] for name in ("actions", "labeled", "rewards", "continues")}
     for start in range(0, sample.length, FRAMES_READ):
         clip = order.video.read_window(index, start, min(FRAMES_READ, sample.length - start))
         assert isinstance(clip, EpisodeClip)
-        latents[start : start + FRAMES_READ] = encoder(clip.frames.unsqueeze(0))[0].cpu().numpy()
+        with fits(f"{encoder.at_once} frames of {sample.key} at once", REMEDY):
+            latents[start : start + FRAMES_READ] = encoder(clip.frames.unsqueeze(0))[0].cpu().numpy()
         for name, pieces in others.items():
             pieces.append(getattr(clip, name))
         tell(order.path, clip.num_frames)
@@ -268,13 +277,15 @@ class _Count:
         return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
+SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}}
 PRESETS = {
-    "debug": EncodeLatents(
-        tokenizer=Path("runs/debug/tokenizer"), data=Path("runs/debug/data"), out=Path("runs/debug/latents"), workers=1
-    ),
-    "laptop": EncodeLatents(
-        tokenizer=Path("runs/laptop/tokenizer"), data=Path("runs/laptop/data"), out=Path("runs/laptop/latents")
-    ),
+    name: EncodeLatents(
+        tokenizer=Path(f"runs/{name}/tokenizer"),
+        data=Path(f"runs/{name}/data"),
+        out=Path(f"runs/{name}/latents"),
+        **sizes,
+    )
+    for name, sizes in SIZES.items()
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from launch.loop import Stream
-from launch.models import fingerprint, for_inference, load_tokenizer
+from launch.models import check_frame_size, fingerprint, for_inference, load_tokenizer
 from tokenizer.autoencoder import Tokenizer, to_float
 from tokenizer.cache import Cache
 from tokenizer.records import Clip, EpisodeClip, LatentClip
@@ -29,10 +29,11 @@ class EpisodeEncoder:
     However they are cut, the latents are those of `Tokenizer.encode` on the whole but for rounding.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, frames_at_once: int | None = None) -> None:
+        """As many frames in one pass as keep its device busy, where not given."""
         self.tokenizer = tokenizer
         self.device = next(tokenizer.parameters()).device
-        self.at_once = _frames_at_once(self.device)
+        self.at_once = frames_at_once or _frames_at_once(self.device)
         self._cache: Cache | None = None
 
     @torch.no_grad()
@@ -74,12 +75,7 @@ class FrozenTokenizer:
 
     def encoded(self, meta: DatasetMeta) -> DatasetMeta:
         """What a dataset of video says of itself once it is encoded. Raises ValueError where the frames do not fit."""
-        size = self.model.config.frame_size
-        if meta.frame_size != size:
-            raise ValueError(
-                f"the tokenizer was trained on frames of {size[0]}x{size[1]} pixels, "
-                f"this video has {meta.frame_size[0]}x{meta.frame_size[1]}: train a tokenizer on it"
-            )
+        check_frame_size(self.model, meta)
         return replace(meta, kind="latents", tokenizer=self.mark, item_shape=self.model.config.latent_shape)
 
     @property

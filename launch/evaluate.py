@@ -23,7 +23,9 @@ from agent.scoring import Episodes, difference, play, summarise
 from agent.seeds import EVALUATION_TRACKS
 from dynamics.actions import ActionSpace
 from launch.command import main
+from launch.memory import fits
 from launch.models import (
+    check_frame_size,
     check_same_tokenizer,
     default_device,
     fingerprint,
@@ -75,9 +77,8 @@ class Evaluate:
 
 def evaluate(config: Evaluate) -> None:
     dataset = open_dataset(config.data, "frames")
-    space = ActionSpace.from_json(dataset.meta.action_space)
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
-    policies = {name: _policy(name, config, space) for name in config.agents if name != "dataset"}
+    policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
     results: dict[str, Any] = {}
     for name in config.agents:
         if name == "dataset":
@@ -116,7 +117,9 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
             batches_after = -(-(config.tracks - len(scores)) // num_envs) - 1
-            episodes = _play_shown(name, policy, envs, range(first, first + num_envs), config.max_steps, batches_after)
+            seeds = range(first, first + num_envs)
+            with fits(f"{num_envs} episodes side by side", "lower --num-envs; scores that are there are kept"):
+                episodes = _play_shown(name, policy, envs, seeds, config.max_steps, batches_after)
             if not scores:
                 write_video(config.run / "videos" / f"{name}.mp4", episodes.first_frames, envs.fps)
             scores += episodes.returns
@@ -147,13 +150,15 @@ def _play_shown(
     return episodes
 
 
-def _policy(name: AgentName, config: Evaluate, space: ActionSpace) -> Policy:
+def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
+    space = ActionSpace.from_json(meta.action_space)
     if name == "random":
         return RandomPolicy(space)
     run = config.cloned if name == "cloned" else config.imagined
     device = default_device()
     tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
     check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
+    check_frame_size(tokenizer, meta)
     if agent.config.dynamics.actions != space:
         raise ValueError(
             f"the agent in {run} acts in {agent.config.dynamics.actions}, the environment of {config.data} in {space}: "

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from launch.command import main
-from launch.open_loop import HORIZONS, OpenLoop, finished, load_models, made_by, write_numbers
+from launch.memory import fits
+from launch.open_loop import (
+    HORIZONS,
+    OpenLoop,
+    check_memory,
+    episodes_of,
+    finished,
+    load_models,
+    made_by,
+    write_numbers,
+)
 from launch.pictures import save_rows
 from launch.training import open_dataset
 from launch.world_distances import REAL, measure_chunks, summarise_chunks
@@ -50,13 +60,19 @@ class EvaluateWorld(OpenLoop):
             if getattr(self, name) < value:
                 raise ValueError(f"{name}={getattr(self, name)}, needs at least {value}")
 
+    @property
+    def longest(self) -> int:
+        return self.context + max(self.horizon, self.drift_frames)
+
 
 def evaluate_world(config: EvaluateWorld) -> None:
     dataset = open_dataset(config.held_out, "frames")
     made = made_by(config, dataset, config.dynamics) | {"perceptual": perceptual_available()}
     numbers = finished(config.run / NUMBERS, made)
     if numbers is None:
-        numbers = measure(config, dataset) | {"made_by": made}
+        sizes = f"{config.batch} or more dreams of {config.length} frames, or of {config.drift_frames},"
+        with fits(sizes, "lower --batch, --horizon or --drift-frames"):
+            numbers = measure(config, dataset) | {"made_by": made}
     else:
         print(f"already done: {config.run}")
     write_numbers(config, config.run / NUMBERS, numbers)
@@ -67,6 +83,8 @@ def evaluate_world(config: EvaluateWorld) -> None:
 
 def measure(config: EvaluateWorld, dataset: Dataset) -> dict[str, Any]:
     """All numbers; the pictures of dreams go into the run's folder."""
+    check_memory(config.batch, config.length, dataset, "--batch, --context or --horizon")
+    check_memory(1, config.drift_frames, dataset, "--drift-frames")
     models = load_models(config, config.dynamics)
     world = models.world.config
     steps = _all_steps(config, world.num_steps, world.max_steps)
@@ -76,13 +94,13 @@ def measure(config: EvaluateWorld, dataset: Dataset) -> dict[str, Any]:
     numbers: dict[str, Any] = {"clips": config.starts, "context": config.context, "frames_per_second": dataset.meta.fps}
     quality = measure_quality(config, dataset, models, batch=config.batch)
     _save_dream_strip(config, quality)
-    numbers |= summarise_quality(quality)
+    numbers |= summarise_quality(quality, episodes_of(config, dataset, config.starts))
     real = None
     if network is not None:
         sizes = {"clips": config.fvd_clips, "batch": config.batch}
         features = measure_chunks(config, dataset, models, network, steps=steps, **sizes)
-        numbers["fvd_lite0"] = summarise_chunks(features, num_steps=world.num_steps, finest=world.max_steps)
-        real = features[REAL]
+        real = features[REAL], episodes_of(config, dataset, config.fvd_clips)
+        numbers["fvd_lite0"] = summarise_chunks(features, real[1], num_steps=world.num_steps, finest=world.max_steps)
     lengths = {"frames": config.drift_frames, "starts": config.drift_starts, "batch": config.batch}
     drift = measure_drift(config, dataset, models, network, **lengths)
     _save_drift_strip(config, drift)

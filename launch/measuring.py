@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from dynamics.simulator import Simulator
 from dynamics.world_model import DynamicsConfig, WorldModel
-from launch.compiling import compile_model
+from launch.compiling import compile_model, is_compiled
 from launch.distributed import Precision
 from launch.flops import Counts, MatmulShape, count_matmuls, floor_seconds, synchronise, total_flops
+from launch.memory import fits
 from launch.models import for_inference
 from launch.on_meta import loss_on_meta, on_meta, uncapped_dynamics
 from launch.presets import Clips
@@ -42,8 +42,8 @@ class Conditions:
     compile: bool
     repeats: int
     """Of each measurement; the median counts."""
-    rates: Callable[[MatmulShape], float]
-    """Best FLOP/s of a matrix product, for the floors."""
+    rates: Callable[[MatmulShape], float] | None
+    """Best FLOP/s of a matrix product, for the floors; with None there are none."""
 
     @property
     def device(self) -> torch.device:
@@ -53,13 +53,19 @@ class Conditions:
 
 def measure_training(config: TokenizerConfig | DynamicsConfig, clips: Clips, conditions: Conditions) -> dict[str, Any]:
     """Forward and backward pass on noise, as the training loop runs them; no optimizer."""
+    with fits(f"a step of {clips.batch} clips x {clips.frames} frames", "choose a smaller preset, or other --parts"):
+        return _measure_training(config, clips, conditions)
+
+
+def _measure_training(config: TokenizerConfig | DynamicsConfig, clips: Clips, conditions: Conditions) -> dict[str, Any]:
     _forget_peak(conditions.device)
     with conditions.device:
         model = Tokenizer(config) if isinstance(config, TokenizerConfig) else WorldModel(config)
     wake(model)
     step = training_step(model, random_clips(config, clips, conditions.device), conditions.accelerator)
     counts = _products(config, clips, step, conditions.device)  # before compiling, which hides them
-    compiled = conditions.compile and compiles(model, step)
+    if conditions.compile:
+        print(compile_model(model), flush=True)
     for _ in range(WARM_STEPS):
         step()
     times = [seconds(step, conditions.device) for _ in range(conditions.repeats)]
@@ -68,8 +74,8 @@ def measure_training(config: TokenizerConfig | DynamicsConfig, clips: Clips, con
     return {
         "step_s": middle,
         "best_step_s": min(times),
-        "floor_s": floor_seconds(counts, conditions.rates),
-        "compiled": compiled,
+        "floor_s": None if conditions.rates is None else floor_seconds(counts, conditions.rates),
+        "compiled": is_compiled(model),
         "batch": clips.batch,
         "frames": clips.frames,
         "flops": flops,
@@ -111,22 +117,6 @@ def wake(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def compiles(model: nn.Module, run: Callable[[], object]) -> bool:
-    """Compiles the model and tries it; where that fails, says so and leaves the model as it was."""
-    print(compile_model(model), flush=True)
-    if all(module._compiled_call_impl is None for module in model.modules()):
-        return False
-    try:
-        run()
-    except TorchDynamoException as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"compiling failed ({reason}): measuring the slower eager path instead", flush=True)
-        for module in model.modules():
-            module._compiled_call_impl = None
-        return False
-    return True
-
-
 def seconds(run: Callable[[], object], device: torch.device) -> float:
     synchronise(device)
     began = time.perf_counter()
@@ -154,10 +144,15 @@ class Generation:
         self.config = config
         self.conditions = conditions
         self.world = self._world(config)
-        self.compiled = conditions.compile and compiles(self.world, self._try)
+        if conditions.compile:
+            print(compile_model(self.world), flush=True)
 
     def measure(self, context: Clips, *, frames: int, acting: bool) -> dict[str, Any]:
         """So many frames after a context; acting, each action waits for the agent output of the frame before it."""
+        with fits(f"{context.batch} worlds x {context.frames} frames", "give smaller --batches or --contexts"):
+            return self._measure(context, frames=frames, acting=acting)
+
+    def _measure(self, context: Clips, *, frames: int, acting: bool) -> dict[str, Any]:
         device = self.conditions.device
         _forget_peak(device)
         clip = random_latents(self.config, context, device)
@@ -171,7 +166,7 @@ class Generation:
             "first_frame_s": median(first),
             "floor_s": self._floor(clip, actions[:, :COUNTED_FRAMES], acting),
             "acting": acting,
-            "compiled": self.compiled,
+            "compiled": is_compiled(self.world),
             "frame_s": median(rest) / frames,
             "best_frame_s": min(rest) / frames,
             "prefill_s": median(prefill),
@@ -185,8 +180,10 @@ class Generation:
         first = seconds(lambda: generate(simulator, actions[:, :1], acting), device)
         return prefill, first, seconds(lambda: generate(simulator, actions, acting), device)
 
-    def _floor(self, clip: LatentClip, actions: Tensor, acting: bool) -> float:
+    def _floor(self, clip: LatentClip, actions: Tensor, acting: bool) -> float | None:
         """Of one frame of all worlds, by a model whose window is no longer than what there is to see."""
+        if self.conditions.rates is None:
+            return None
         transformer = self.config.transformer
         window = min(transformer.window, clip.num_frames + actions.shape[1])
         world = self._world(uncapped_dynamics(replace(self.config, transformer=replace(transformer, window=window))))
@@ -205,12 +202,6 @@ class Generation:
         generator = torch.Generator(self.conditions.device).manual_seed(0)
         token = 0.02 * torch.randn(batch, 1, self.config.transformer.dim, device=self.conditions.device)
         return Simulator(world, agent_tokens=token, generator=generator)
-
-    def _try(self) -> None:
-        simulator, device = self._simulator(self.world, 1), self.conditions.device
-        simulator.reset(random_latents(self.config, Clips(1, 1), device))
-        for acting in (True, False):
-            generate(simulator, random_actions(self.config.actions, Clips(1, 2), device), acting)
 
 
 def generate(simulator: Simulator, actions: Float[Tensor, "b t a"], acting: bool) -> None:

@@ -13,7 +13,9 @@ from agent.imagination import ImaginationConfig
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
 from launch.compiling import compile_model
+from launch.distributed import has_bf16, say_once
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
+from tokenizer.shard_format import DatasetMeta
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -82,14 +84,30 @@ def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path)
         )
 
 
+def check_frame_size(tokenizer: Tokenizer, video: DatasetMeta) -> None:
+    """Raises ValueError where the tokenizer was trained on frames of another size."""
+    size = tokenizer.config.frame_size
+    if video.frame_size != size:
+        raise ValueError(
+            f"the tokenizer was trained on frames of {size[0]}x{size[1]} pixels, "
+            f"this video has {video.frame_size[0]}x{video.frame_size[1]}: train a tokenizer on it"
+        )
+
+
 def for_inference(model: M, device: torch.device, *, compile: bool, half: bool = True) -> M:
-    """The same model, frozen, with parameters in bfloat16 (buffers and heads stay as they are) and compiled layers."""
+    """The same model, frozen, with parameters in bfloat16 (buffers and heads stay as they are) and compiled layers.
+
+    What this machine cannot do is left out, and said once.
+    """
     model = model.eval().requires_grad_(False).to(device)
+    if half and not has_bf16():
+        say_once(f"{torch.cuda.get_device_name()} cannot calculate in bf16: models run in fp32, in twice the memory")
+        half = False
     for part in [model.world] if isinstance(model, Agent) else [model]:
         for parameter in part.parameters() if half else ():
             parameter.data = parameter.data.to(torch.bfloat16)
     if compile:
-        compile_model(model)
+        say_once(compile_model(model))
     return model
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from dynamics.simulator import Simulator
 from dynamics.world_model import WorldModel
+from launch.distributed import say_once
 from launch.encoding import encode_episode
+from launch.memory import check_size
 from launch.models import (
+    check_frame_size,
     check_same_tokenizer,
     default_device,
     fingerprint,
@@ -33,6 +37,7 @@ from launch.serial import to_json
 from tokenizer.autoencoder import Tokenizer
 from tokenizer.cache import Cache
 from tokenizer.records import EpisodeClip, LatentClip
+from tokenizer.shard_format import read_json
 from tokenizer.shards import Dataset
 from tokenizer.stream import window_places
 
@@ -44,8 +49,10 @@ DEFINITIONS = (
 )
 FRAMES_AT_ONCE = 64
 """Of a clip in one pass of the decoder, and of a dream before it tells of them."""
-PLACES = frozenset({"run", "held_out", "tokenizer", "dynamics", "training", "shares", "json", "compile"})
+PLACES = frozenset({"run", "held_out", "tokenizer", "dynamics", "training", "json", "compile"})
 """Fields that leave the numbers as they are, or that `made_by` names by their contents."""
+STUDIED = frozenset({"shares", "rungs", "seeds", "timing_repeats"})
+"""Fields that say which models a study compares, not how one of them is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,11 @@ class HeldOut:
         """Frames of a window: the context, and what became of it."""
         return self.context + self.horizon
 
+    @property
+    def longest(self) -> int:
+        """Frames of the longest dream, its context counted."""
+        return self.length
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenLoop(HeldOut):
@@ -104,17 +116,50 @@ class Batch(NamedTuple):
     latents: LatentClip
 
 
+def check_memory(clips: int, frames: int, dataset: Dataset, options: str) -> None:
+    """Raises ValueError where the pixels of so many clips, as dreams have them, are more than this machine's memory."""
+    check_size(clips, frames, 4 * prod(dataset.meta.item_shape), options)
+
+
 def load_models(config: HeldOut, dynamics: Path) -> Models:
     """Both on this machine's device. Raises ValueError where the world model knows another tokenizer's latents."""
     tokenizer, world = load_tokenizer(config.tokenizer), load_world(dynamics)
     check_same_tokenizer(world.config.tokenizer, fingerprint(tokenizer), model=dynamics, other=config.tokenizer)
+    for said in beyond_training(config, dynamics, Models(tokenizer, world)):
+        say_once(said)
     device = default_device()
     return Models(for_inference(tokenizer, device, compile=False), for_inference(world, device, compile=config.compile))
 
 
+def beyond_training(config: HeldOut, dynamics: Path, models: Models) -> Iterator[str]:
+    """What to know of dreams that reach farther than a model's attention, or than the clips that it learned from."""
+    tokenizer, transformer = models.tokenizer.config, models.world.config.transformer
+    if config.context > transformer.window:
+        yield (
+            f"context={config.context} is longer than the attention window of {transformer.window} frames: "
+            "a dream knows what was before those only through what they took from it"
+        )
+    windows = {config.tokenizer: max(tokenizer.encoder.window, tokenizer.decoder.window), dynamics: transformer.window}
+    for run, window in windows.items():
+        trained = _longest_clip(run)
+        if trained is not None and trained < min(window, config.longest):
+            yield (
+                f"{run} learned from clips of at most {trained} frames, and has {config.longest} to go through with an "
+                f"attention window of {window}: it was never taught to look so far back"
+            )
+
+
+def _longest_clip(run: Path) -> int | None:
+    """Frames of the longest clips of a training, where its folder says so."""
+    path = run / "config.json"
+    config = read_json(path) if path.exists() else {}
+    return config.get("long_length") or config.get("length")
+
+
 def made_by(config: HeldOut, dataset: Dataset, dynamics: Path) -> dict[str, Any]:
     """What the numbers depend on."""
-    sizes = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in PLACES}
+    left_out = PLACES | STUDIED
+    sizes = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in left_out}
     return {
         "tokenizer": identity(newest(config.tokenizer, "Tokenizer")),
         "dynamics": identity(newest(dynamics, "WorldModel")),
@@ -141,10 +186,16 @@ def find_windows(config: HeldOut, dataset: Dataset, count: int) -> list[tuple[in
     return window_places(dataset, config.length, count, start=config.skip_frames)
 
 
+def episodes_of(config: HeldOut, dataset: Dataset, count: int) -> list[int]:
+    """Of which episode each of these windows is."""
+    return [sample for sample, _ in find_windows(config, dataset, count)]
+
+
 def load_clips(
     dataset: Dataset, places: Sequence[tuple[int, int]], length: int, tokenizer: Tokenizer
 ) -> tuple[EpisodeClip, LatentClip]:
     """Windows, one episode's after another's, and their latents, encoded from the episode's beginning."""
+    check_frame_size(tokenizer, dataset.meta)
     windows, latents = [], []
     for sample, group in groupby(places, key=lambda place: place[0]):
         firsts = [first for _, first in group]
@@ -195,6 +246,20 @@ def open_loop(
         latents.append(simulator.dream(piece, torch.full(piece.shape[:2], labeled, device=device))[0])
         tell(piece.shape[1])
     return torch.cat(latents, dim=1)
+
+
+def dream_video(
+    models: Models,
+    batch: Batch,
+    actions: Float[Tensor, "b t a"],
+    *,
+    context: int,
+    num_steps: int | None = None,
+) -> Float[Tensor, "b t c h w"]:
+    """Pixels of what the world model makes of the windows' first `context` frames under these actions."""
+    seen = batch.latents.window(0, context)
+    latents = open_loop(models.world, seen, actions, seed=batch.seed, num_steps=num_steps)
+    return decode(models.tokenizer, latents, context)
 
 
 @torch.no_grad()

@@ -47,6 +47,7 @@ def _tokenizer_stack(dim: int, depth: int, heads: int, hidden: int, window: int)
 
 _DEBUG_STACK = TransformerConfig(dim=32, depth=2, num_heads=2, num_kv_heads=1, mlp_hidden=64, time_every=2, window=6)
 _LAPTOP_STACK = _tokenizer_stack(dim=128, depth=4, heads=4, hidden=352, window=8)
+_CARRACING_STACK = _tokenizer_stack(dim=192, depth=4, heads=6, hidden=512, window=8)
 _S_STACK = _tokenizer_stack(dim=256, depth=4, heads=4, hidden=1024, window=256)
 _BASE_STACK = _tokenizer_stack(dim=512, depth=8, heads=8, hidden=1024, window=96)
 _DREAMER4_STACK = _tokenizer_stack(dim=1024, depth=12, heads=16, hidden=4096, window=192)
@@ -82,6 +83,18 @@ MODELS: dict[str, ModelPreset] = {
         ),
         agent=AgentConfig(),
         # A nearer horizon than the paper's: the value head has a hundred steps to learn its returns.
+        imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
+        tokenizer_clips=Clips(8, 8),
+        dynamics_clips=Clips(8, 20),
+    ),
+    "carracing": ModelPreset(
+        tokenizer=TokenizerConfig(encoder=_CARRACING_STACK, decoder=_CARRACING_STACK),
+        dynamics=DynamicsConfig(
+            transformer=TransformerConfig(
+                dim=256, depth=8, num_heads=8, num_kv_heads=2, mlp_hidden=704, time_every=4, window=16
+            ),
+        ),
+        agent=AgentConfig(),
         imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
         tokenizer_clips=Clips(8, 8),
         dynamics_clips=Clips(8, 20),

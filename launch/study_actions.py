@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from agent.scoring import interval
 from launch import train_dynamics as dynamics
 from launch.command import main
 from launch.open_loop import (
@@ -30,15 +30,16 @@ from launch.open_loop import (
     Models,
     clip_batches,
     decode,
+    episodes_of,
     finished,
     load_models,
     made_by,
     open_loop,
     write_numbers,
 )
+from launch.resampling import draw_clips, mean_of_draws, summarise_draws
 from launch.train_dynamics import TrainDynamics
 from launch.training import open_dataset
-from launch.world_distances import draw_clips, summarise_draws
 from tokenizer.autoencoder import to_float
 from tokenizer.metrics import psnr, ssim
 from tokenizer.records import LatentClip
@@ -90,7 +91,8 @@ def study_actions(config: StudyActions) -> None:
     numbers = finished(config.run / NUMBERS, made)
     if numbers is None:
         values = {share: measure(config, held_out, share) for share in shares}
-        numbers = summarise(config, values) | {"made_by": made}
+        episodes = episodes_of(config, held_out, config.starts)
+        numbers = summarise(config, values, episodes) | {"made_by": made}
     else:
         print(f"already done: {config.run}")
     write_numbers(config, config.run / NUMBERS, numbers)
@@ -112,7 +114,7 @@ def measure(config: StudyActions, held_out: Dataset, share: float) -> Values:
     return {metric: np.asarray(values) for metric, values in found.items()}
 
 
-def _generate(config: StudyActions, models: Models, batch: Batch, *, labeled: bool) -> torch.Tensor:
+def _generate(config: StudyActions, models: Models, batch: Batch, *, labeled: bool) -> Tensor:
     context = batch.latents.window(0, config.context)
     actions = batch.clips.actions[:, config.context :]
     latents = open_loop(
@@ -125,12 +127,13 @@ def _unlabeled(clips: LatentClip) -> LatentClip:
     return replace(clips, actions=torch.zeros_like(clips.actions), labeled=torch.zeros_like(clips.labeled))
 
 
-def summarise(config: StudyActions, values: dict[float, Values]) -> dict[str, Any]:
-    data, seed = Dataset.open(config.training.data), config.training.loop.seed
+def summarise(config: StudyActions, values: dict[float, Values], episodes: Sequence[int]) -> dict[str, Any]:
+    """`episodes` says of each clip which held-out episode it is a window of."""
+    data, seed, draws = Dataset.open(config.training.data), config.training.loop.seed, draw_clips(episodes)
     rows = {
         f"{share:g}": {
             "labeled_episodes": sum(keeps_labels(seed, sample.key, share) for sample in data.samples),
-            **{metric: _row(found[metric], values[0.0][metric], values[1.0][metric]) for metric in METRICS},
+            **{metric: _row(found[metric], values[0.0][metric], values[1.0][metric], draws) for metric in METRICS},
         }
         for share, found in values.items()
     }
@@ -138,21 +141,24 @@ def summarise(config: StudyActions, values: dict[float, Values]) -> dict[str, An
     return {"clips": len(values[0.0]["psnr"]), **sizes, "shares": rows}
 
 
-def _row(found: Means, none: Means, every: Means) -> dict[str, Any]:
-    """Mean, and how far it is on the way from the model without actions to the one with all (None: there is no way)."""
-    placed = place_between(found, none, every)
+def _row(found: Means, none: Means, every: Means, draws: Sequence[Tensor]) -> dict[str, Any]:
+    """Mean, and how far it is on the way from the model without actions to the one with all.
+
+    None where labels may have changed nothing: there is no way, then, and a ratio to it is noise.
+    """
+    whole = mean_of_draws((every - none).tolist(), draws)["ci95"]
+    there_is_a_way = not whole[0] <= 0 <= whole[1]
     return {
-        "mean": float(found.mean()),
-        "ci95": list(interval(found)),
-        "way": summarise_draws(placed) if np.isfinite(placed).all() else None,
+        **mean_of_draws(found.tolist(), draws),
+        "way": summarise_draws(place_between(found, none, every, draws)) if there_is_a_way else None,
     }
 
 
-def place_between(found: Means, none: Means, every: Means) -> Means:
-    """(found - none) / (every - none) of the means over the clips as they are, and over each draw of clips."""
-    draws = [draw.numpy() for draw in draw_clips(len(found))]
+def place_between(found: Means, none: Means, every: Means, draws: Sequence[Tensor]) -> Means:
+    """(found - none) / (every - none) of the means over each draw of clips."""
+    rows = [draw.numpy() for draw in draws]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.array([(found[d] - none[d]).mean() / (every[d] - none[d]).mean() for d in draws])
+        return np.array([(found[row] - none[row]).mean() / (every[row] - none[row]).mean() for row in rows])
 
 
 def show(numbers: dict[str, Any]) -> None:

@@ -91,6 +91,23 @@ PRESETS = {
             compile=True,
         ),
     ),
+    "carracing": TrainDynamics(
+        run=Path("runs/carracing/dynamics"),
+        data=Path("runs/carracing/latents/train"),
+        batch_size=8,
+        length=20,
+        model=MODELS["carracing"].dynamics,
+        loop=LoopConfig(
+            steps=4500,
+            warmup_steps=100,
+            log_every=50,
+            save_every=500,
+            learning_rate=1.5e-3,
+            optimizer="muon",
+            ema_decay=0.998,
+            compile=True,
+        ),
+    ),
 }
 
 GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}

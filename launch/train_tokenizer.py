@@ -13,9 +13,10 @@ from torch import nn
 from launch.command import main
 from launch.distributed import on_first_process
 from launch.loop import LoopConfig
+from launch.memory import check_size, fits
 from launch.pictures import save_rows
 from launch.presets import MODELS
-from launch.training import Source, TrainConfig, open_dataset, run_training
+from launch.training import Source, TrainConfig, frame_bytes, open_dataset, run_training
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig, to_float
 from tokenizer.metrics import psnr
 from tokenizer.perceptual import perceptual_available
@@ -45,12 +46,22 @@ def train_tokenizer(config: TrainTokenizer) -> None:
                 else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
                 "--model.perceptual-weight 0.2 turns it on)"
             )
-        return Tokenizer(replace(config.model, frame_size=source.meta.frame_size))
+        size, other = source.meta.frame_size, held_out.frames.shape[-2:]
+        if size != tuple(other):
+            raise ValueError(
+                f"{config.data} has frames of {size[0]}x{size[1]} pixels and {config.held_out} of "
+                f"{other[0]}x{other[1]}: give two folders of one size"
+            )
+        return Tokenizer(replace(config.model, frame_size=size))
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(model, Tokenizer)
         device = next(model.parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=config.loop.precision == "bf16"):
+        with (
+            fits(f"{config.held_out_clips} held-out clips x {config.length} frames", "lower --held-out-clips"),
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.loop.precision == "bf16"),
+        ):
             video = to_float(held_out.frames.to(device))
             latents = model.encode(video)
             recon = model.decode(latents).float()
@@ -63,6 +74,7 @@ def train_tokenizer(config: TrainTokenizer) -> None:
 
 def held_out_windows(config: TrainTokenizer) -> EpisodeClip:
     dataset = open_dataset(config.held_out, "frames")
+    check_size(config.held_out_clips, config.length, frame_bytes(dataset), "--held-out-clips or --length")
     batch = windows(dataset, config.length, config.held_out_clips, start=config.skip_frames)
     assert isinstance(batch, EpisodeClip)
     return batch
@@ -96,6 +108,25 @@ PRESETS = {
             learning_rate=2e-3,
             optimizer="muon",
             ema_decay=0.99,
+            compile=True,
+        ),
+    ),
+    "carracing": TrainTokenizer(
+        run=Path("runs/carracing/tokenizer"),
+        data=Path("runs/carracing/data/train"),
+        held_out=Path("runs/carracing/data/held_out"),
+        batch_size=8,
+        length=8,
+        evaluate_every=500,
+        model=MODELS["carracing"].tokenizer,
+        loop=LoopConfig(
+            steps=2500,
+            warmup_steps=100,
+            log_every=50,
+            save_every=500,
+            learning_rate=2e-3,
+            optimizer="muon",
+            ema_decay=0.995,
             compile=True,
         ),
     ),

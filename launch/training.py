@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
-from launch.compiling import checkpoint_activations, compile_model
-from launch.distributed import accelerated
+from launch.compiling import RecomputesLayers, checkpoint_activations, compile_model
+from launch.distributed import accelerated, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.loop import LoopConfig, Stream, train
+from launch.memory import check_size, fits
 from launch.run_folder import claimed
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
@@ -64,6 +66,18 @@ class TrainConfig:
         if self.long_batch_size is not None and self.long_batch_size < 1:
             raise ValueError(f"long_batch_size={self.long_batch_size} must be at least 1")
 
+    @property
+    def long_rows(self) -> int:
+        """Clips of a long step."""
+        assert self.long_length is not None
+        return self.long_batch_size or max(1, self.batch_size * self.length // self.long_length)
+
+    @property
+    def clips(self) -> str:
+        """Those of a step, in words."""
+        short = f"{self.batch_size} clips x {self.length} frames"
+        return short if self.long_length is None else f"{short} or {self.long_rows} x {self.long_length}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOnLatents(TrainConfig):
@@ -91,6 +105,7 @@ class Source:
 
     def windows(self, length: int, count: int) -> Batch:
         """As of `tokenizer.stream`, encoded one by one: all their pixels together may not fit into the memory."""
+        check_size(count, length, frame_bytes(self.dataset), "the number of clips or --length")
         if self.tokenizer is None:
             return windows(self.dataset, length, count)
         return LatentClip.concatenate(
@@ -126,29 +141,50 @@ def run_training(
     ):
         half = config.loop.precision == "bf16"
         source = open_source(config.data, kind, tokenizer, accelerator.device, half=half)
-        torch.manual_seed(config.loop.seed)  # the initial weights
-        model = build(source)
-        if config.loop.activation_checkpointing:
-            checkpoint_activations(model)
-        if config.loop.compile:
-            accelerator.print(compile_model(model.to(accelerator.device)))
-            if source.tokenizer is not None:
-                compile_model(source.tokenizer.model)
+        model = _build(config, build, source, accelerator.device)
         stream = open_stream(config, source.dataset, relevant, accelerator)
         for length, count in stream.too_short.items():
             if count:
                 accelerator.print(f"{count} clips are shorter than {length} frames and are left out")
-        train(
-            model,
-            source.stream(stream),
-            config.loop,
-            config.run,
-            accelerator=accelerator,
-            evaluate=evaluate,
-            evaluate_every=config.evaluate_every,
-        )
+        with fits(f"a step of {config.clips}, with the model and its optimizer,", _remedy(config, model)):
+            train(
+                model,
+                source.stream(stream),
+                config.loop,
+                config.run,
+                accelerator=accelerator,
+                evaluate=evaluate,
+                evaluate_every=config.evaluate_every,
+            )
         for key, reason in stream.corrupt.items():
             print(f"skipped corrupt sample {key}: {reason}")
+
+
+def _build(
+    config: TrainConfig, build: Callable[[Source], nn.Module], source: Source, device: torch.device
+) -> nn.Module:
+    torch.manual_seed(config.loop.seed)  # the initial weights
+    with fits("the model", "choose smaller sizes for --model"):
+        model = build(source)
+        if config.loop.activation_checkpointing:
+            checkpoint_activations(model)
+        if config.loop.compile:
+            say_once(compile_model(model.to(device)))
+            if source.tokenizer is not None:
+                say_once(compile_model(source.tokenizer.model))
+    return model
+
+
+def _remedy(config: TrainConfig, model: nn.Module) -> str:
+    """What takes less memory, and that nothing is lost."""
+    options = ["--batch-size", "--length", *(["--long-batch-size", "--long-length"] if config.long_length else [])]
+    if config.num_workers:
+        options.append("--num-workers")
+    recompute = isinstance(model, RecomputesLayers) and not config.loop.activation_checkpointing
+    return (
+        f"lower {' or '.join(options)}{', or give --activation-checkpointing' if recompute else ''}. "
+        "A run that came to a checkpoint goes on from it"
+    )
 
 
 def open_source(data: Path, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
@@ -175,6 +211,7 @@ def open_stream(
     chosen = None if relevant is None else relevant(dataset)
 
     def clips(length: int, rows: int) -> ClipStream | PairedStream:
+        check_size(rows, length, frame_bytes(dataset), "--batch-size or --length")
         settings = StreamConfig(
             length=length,
             batch_size=rows if chosen is None else max(1, rows // 2),
@@ -188,9 +225,13 @@ def open_stream(
     short = clips(config.length, config.batch_size)
     if config.long_length is None:
         return short
-    rows = config.long_batch_size or max(1, config.batch_size * config.length // config.long_length)
-    long = clips(config.long_length, rows)
+    long = clips(config.long_length, config.long_rows)
     return AlternatingStream(short, long, long_share=config.long_share, seed=config.loop.seed)
+
+
+def frame_bytes(dataset: Dataset) -> int:
+    """Of a frame in memory: 8-bit pixels, or latents in 32 bits."""
+    return prod(dataset.meta.item_shape) * (1 if dataset.meta.kind == "frames" else 4)
 
 
 def open_dataset(folder: Path, kind: str) -> Dataset:

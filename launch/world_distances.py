@@ -1,7 +1,8 @@
 """FVD-lite0 of a world model's dreams by the number of denoising steps, with what chance and the tokenizer add.
 
-The dreams are compared with the real frames of the same windows. The floor is the distance between two halves of these
-real clips, from other episodes each. Intervals are those of other clips: real and dreamed ones are drawn together.
+The dreams are compared with the real frames of the same windows. "Two halves of real" is the distance between the real
+clips of half of the episodes and those of the others: so few clips of one kind are so far apart by chance. Intervals
+are those of other episodes: real and dreamed clips are drawn together.
 
 Axes: b clips, k chunks of a clip, t frames, f features of a chunk, c h w one RGB frame in [0, 1].
 """
@@ -15,14 +16,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from launch.open_loop import Batch, HeldOut, Models, clip_batches, decode, open_loop
+from launch.open_loop import Batch, HeldOut, Models, clip_batches, decode, dream_video
+from launch.resampling import draw_clips, summarise_draws
 from launch.workers import Bar
 from tokenizer.autoencoder import to_float
 from tokenizer.metrics import frechet_distance
 from tokenizer.shards import Dataset
 from tokenizer.video_features import VideoFeatures, split_chunks
 
-RESAMPLES = 200
 REAL, RECONSTRUCTION = "real", "reconstruction"
 Features = Float[Tensor, "b k f"]
 
@@ -50,7 +51,8 @@ def measure_chunks(
             for name, features in _fixed_features(config, one, models, network).items():
                 found.setdefault(name, []).append(features)
             for num_steps in steps:
-                video = _dreamed(config, one, models, num_steps)
+                actions = one.clips.actions[:, config.context :]
+                video = dream_video(models, one, actions, context=config.context, num_steps=num_steps)
                 found.setdefault(str(num_steps), []).append(chunk_features(network, video))
                 bar.show(bar.done + num_steps * len(video), f"K = {num_steps}")
     return {name: torch.cat(parts) for name, parts in found.items()}
@@ -62,18 +64,15 @@ def _fixed_features(config: HeldOut, batch: Batch, models: Models, network: Vide
     return {REAL: chunk_features(network, real), RECONSTRUCTION: chunk_features(network, recon)}
 
 
-def _dreamed(config: HeldOut, batch: Batch, models: Models, num_steps: int) -> Tensor:
-    context, actions = batch.latents.window(0, config.context), batch.clips.actions[:, config.context :]
-    latents = open_loop(models.world, context, actions, seed=batch.seed, num_steps=num_steps)
-    return decode(models.tokenizer, latents, config.context)
+def summarise_chunks(
+    features: dict[str, Features], episodes: Sequence[int], *, num_steps: int, finest: int
+) -> dict[str, Any]:
+    """FVD-lite0 against the real clips and, without what the tokenizer loses, against their reconstructions.
 
-
-def summarise_chunks(features: dict[str, Features], *, num_steps: int, finest: int) -> dict[str, Any]:
-    """FVD-lite0 against the real clips and, without what the tokenizer loses, against their reconstructions."""
-    real = features[REAL]
-    half = len(real) // 2
-    draws = draw_clips(len(real))
-    floor = distances(real[:half], real[half:], draw_clips(half), draw_clips(len(real) - half, seed=1))
+    `episodes` says of each clip which episode it is a window of.
+    """
+    real, draws = features[REAL], draw_clips(episodes)
+    floor = _halves_apart(real, episodes)
     reconstruction = distances(features[RECONSTRUCTION], real, draws, draws)
     return {
         "clips": len(real),
@@ -87,6 +86,18 @@ def summarise_chunks(features: dict[str, Features], *, num_steps: int, finest: i
             features, features[RECONSTRUCTION], draws, num_steps=num_steps, finest=finest
         ),
     }
+
+
+def _halves_apart(real: Features, episodes: Sequence[int]) -> NDArray[np.float64]:
+    """Between the clips of the first episodes and those of the others; of a single episode, between its halves."""
+    names = list(dict.fromkeys(episodes))
+    first = set(names[: len(names) // 2])
+    of_first = torch.tensor([name in first for name in episodes])
+    if not first:
+        of_first[: len(episodes) // 2] = True
+    places = [of_first.nonzero().flatten(), (~of_first).nonzero().flatten()]
+    draws = [draw_clips([episodes[i] for i in place.tolist()], seed) for seed, place in enumerate(places)]
+    return distances(real[places[0]], real[places[1]], *draws)
 
 
 def _by_steps(
@@ -105,13 +116,6 @@ def _by_steps(
     }
 
 
-def draw_clips(count: int, seed: int = 0) -> list[Tensor]:
-    """All clips as they are, then drawn with repetition so many times."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randint(count, (count,), generator=generator) for _ in range(RESAMPLES)]
-    return [torch.arange(count), *drawn]
-
-
 def distances(
     features: Features, others: Float[Tensor, "b2 k2 f"], draws: Sequence[Tensor], other_draws: Sequence[Tensor]
 ) -> NDArray[np.float64]:
@@ -122,13 +126,3 @@ def distances(
             for one, other in zip(draws, other_draws, strict=True)
         ]
     )
-
-
-def summarise_draws(values: NDArray[np.float64]) -> dict[str, Any]:
-    """The value of the clips as they are, and its 95 % interval.
-
-    Clips drawn twice make a sample look narrower than it is, so that the distances of drawn clips lie above that of
-    the clips themselves: the interval has the drawn ones' spread, about the value itself.
-    """
-    low, high = np.quantile(values[1:], [0.025, 0.975]) - values[1:].mean()
-    return {"value": float(values[0]), "ci95": [float(values[0] + low), float(values[0] + high)]}

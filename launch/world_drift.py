@@ -6,7 +6,7 @@ drives, each after its opening zoom, in the dataset's order and round again.
 Axes: b clips, t frames, k chunks, f features of a chunk, a the flat action row, c h w one RGB frame in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from launch.open_loop import Batch, HeldOut, Models, clip_batches, decode, open_loop
+from launch.resampling import draw_clips, summarise_draws
 from launch.workers import Bar
-from launch.world_distances import Features, chunk_features, distances, draw_clips, summarise_draws
+from launch.world_distances import Features, chunk_features, distances
 from tokenizer.autoencoder import to_float
 from tokenizer.shards import Dataset
 from tokenizer.video_features import CHUNK, VideoFeatures
@@ -137,8 +138,13 @@ def _measure_clip(video: Float[Tensor, "1 t c h w"], network: VideoFeatures | No
     return change, begun, ended[:, torch.from_numpy(spread).long()], shown
 
 
-def summarise_drift(drift: Drift, real: Features | None, *, frozen_below: float) -> dict[str, Any]:
-    """Changes relative to those of real video; FVD-lite0 of both parts against the chunks of real clips."""
+def summarise_drift(
+    drift: Drift, real: tuple[Features, Sequence[int]] | None, *, frozen_below: float
+) -> dict[str, Any]:
+    """Changes relative to those of real video; FVD-lite0 of both parts against the chunks of real clips.
+
+    `real` holds these and says of each clip which episode it is a window of.
+    """
     starts, frames = drift.change.shape
     first, last = part_lengths(frames)
     ratio = drift.change / drift.real_change.mean()
@@ -157,11 +163,11 @@ def summarise_drift(drift: Drift, real: Features | None, *, frozen_below: float)
         "frozen_starts": int((ended < frozen_below).sum()),
     }
     if real is not None:
-        mine, others = draw_clips(starts), draw_clips(len(real), seed=1)
-        values = {name: distances(getattr(drift, name), real, mine, others) for name in ("first", "last")}
+        features, episodes = real
+        mine, others = draw_clips(range(starts)), draw_clips(episodes, seed=1)
+        values = {name: distances(getattr(drift, name), features, mine, others) for name in ("first", "last")}
         found["fvd_lite0"] = {
             **{name: summarise_draws(distance) for name, distance in values.items()},
             "rise": summarise_draws(values["last"] - values["first"]),
-            "ratio": summarise_draws(values["last"] / values["first"]),
         }
     return found

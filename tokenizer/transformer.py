@@ -23,6 +23,11 @@ from tokenizer.attention import Norm, attend, attend_past_and_new, rotary_angles
 from tokenizer.cache import Cache, Past, written
 
 
+def divisors(*numbers: int) -> list[int]:
+    """What divides all of these numbers."""
+    return [size for size in range(1, min(numbers) + 1) if not any(number % size for number in numbers)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     dim: int = 512
@@ -41,12 +46,26 @@ class TransformerConfig:
     """Attention logits are kept within +- this; None leaves them (QK-norm already bounds them)."""
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise ValueError(f"dim={self.dim} does not split into {self.num_heads} heads of an even width")
+        for name in ("dim", "depth", "num_heads", "num_kv_heads", "mlp_hidden", "time_every", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.dim % 2:
+            raise ValueError(f"dim={self.dim} must be even")
+        if self.dim // 2 % self.num_heads:
+            raise ValueError(
+                f"dim={self.dim} does not split into num_heads={self.num_heads} of an even width: "
+                f"choose num_heads from {divisors(self.dim // 2)}"
+            )
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}")
-        if min(self.depth, self.time_every, self.window) < 1:
-            raise ValueError(f"depth, time_every and window must be positive: {self}")
+            raise ValueError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}: "
+                f"choose num_kv_heads from {divisors(self.num_heads)}"
+            )
+        if self.depth < self.time_every:
+            raise ValueError(
+                f"time_every={self.time_every} is above depth={self.depth}: no layer would attend over time; "
+                f"choose time_every from 1 to {self.depth}"
+            )
 
     @property
     def head_dim(self) -> int:

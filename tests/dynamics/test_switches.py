@@ -107,7 +107,7 @@ def test_plain_diffusion_forcing_is_never_told_a_step_size_nor_bootstraps() -> N
         for units in (1, 4)
     )
     assert torch.equal(small, large)
-    assert world.config.bootstrap_share > 0 and world.bootstrap_rows(4) == 0
+    assert world.config.bootstrap_share > 0 and world.bootstrap_rows(4, seeded()) == 0
     shortcut = make()
     assert not torch.equal(
         *(
@@ -119,17 +119,17 @@ def test_plain_diffusion_forcing_is_never_told_a_step_size_nor_bootstraps() -> N
 
 def test_the_bootstrap_begins_after_its_warmup_also_when_training_resumes_within_it() -> None:
     world, clip = make(bootstrap_warmup=3, bootstrap_share=0.5), latent_clip(4, FRAMES)
-    assert [world.bootstrap_rows(4) for _ in range(2)] == [0, 0]
+    assert [world.bootstrap_rows(4, seeded()) for _ in range(2)] == [0, 0]
     world.eval()
-    assert [world.bootstrap_rows(4) for _ in range(5)] == [0] * 5  # only training steps count
+    assert [world.bootstrap_rows(4, seeded()) for _ in range(5)] == [0] * 5  # only training steps count
     resumed = WorldModel(world.config)
     resumed.load_state_dict(world.state_dict())
-    assert [resumed.bootstrap_rows(4) for _ in range(3)] == [0, 2, 2]
+    assert [resumed.bootstrap_rows(4, seeded()) for _ in range(3)] == [0, 2, 2]
     assert resumed(clip, seeded())[1]["bootstrap_error"] > 0
     finished = WorldModel(world.config)
     finished.load_state_dict(resumed.state_dict())
-    assert finished.bootstrap_rows(4) == 2
-    assert WorldModel(DYNAMICS).bootstrap_rows(4) == 1
+    assert finished.bootstrap_rows(4, seeded()) == 2
+    assert WorldModel(DYNAMICS).bootstrap_rows(4, seeded()) == 1
 
 
 @pytest.mark.parametrize(("share", "images"), [(0.0, 0), (0.5, 2), (1.0, 3)])

@@ -1,6 +1,7 @@
 """The bench measures what it says, writes it down, and fails in sentences."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +10,23 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from dynamics.simulator import Moment, Simulator
 from dynamics.world_model import WorldModel
 from launch import bench, measuring
 from launch.flops import count_matmuls, total_flops
-from launch.measuring import Conditions, Generation, compiles, generate, measure_training, wake
+from launch.measuring import Conditions, Generation, generate, measure_training, wake
 from launch.on_meta import loss_on_meta
 from launch.plan import build, generated_frame_flops
 from launch.presets import MODELS, Clips
 
 Call = Callable[..., int]
 DEBUG = MODELS["debug"]
-QUICK = replace(bench.PRESETS["model"]["debug"], repeats=1, batches=(1,), frames=2, rate_seconds=0.0005)
+QUICK = replace(
+    bench.PRESETS["model"]["debug"], repeats=1, batches=(1,), contexts=(2, 16), frames=2, rate_seconds=0.0005
+)
 
 
 def one_flop_a_second() -> Conditions:
@@ -48,9 +51,14 @@ def test_the_numbers_have_their_documented_shape(numbers: dict[str, Any]) -> Non
         assert 0 < step["best_step_s"] <= step["step_s"]
         assert step["floor_s"] > 0 and step["peak_memory_bytes"] > 0
         assert step["frames_per_s"] == pytest.approx(step["batch"] * step["frames"] / step["step_s"])
-    assert [row["acting"] for row in numbers["generation"]] == [True, False]
-    for row in numbers["generation"]:
-        assert (row["batch"], row["context"]) == (1, DEBUG.dynamics.transformer.window)  # longer contexts are cut
+    window = DEBUG.dynamics.transformer.window  # longer contexts are cut to it
+    places = [(row["context"], row["acting"]) for row in numbers["generation"]]
+    assert places == [(2, True), (2, False), (window, True), (window, False)]
+    assert {row["window"] for row in numbers["generation"]} == {window}
+    short = [(row["context"], row["window"], row["acting"]) for row in numbers["short_window"]]
+    assert short == [(2, 2, True), (2, 2, False)]
+    for row in numbers["generation"] + numbers["short_window"]:
+        assert row["batch"] == 1
         assert min(row[name] for name in ("frames_per_s", "first_frame_s", "floor_s", "prefill_s")) > 0
 
 
@@ -116,26 +124,24 @@ def test_a_gpu_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     bench.check_dtype(torch.device("cpu"), "bf16")
 
 
-def test_where_compiling_fails_it_is_said_and_the_model_runs_uncompiled(
+def test_what_was_measured_counts_as_compiled_only_where_the_compiler_did_not_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pretend(model: nn.Module) -> str:
-        model._compiled_call_impl = lambda *_: pytest.fail("ran compiled")
-        return "compiling"
+    """In the middle of the measurement, which goes on with the slower path."""
 
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise TorchDynamoException("no such kernel\nand so on")
 
-    monkeypatch.setattr(measuring, "compile_model", pretend)
-    model = nn.Linear(2, 2)
-    assert not compiles(model, fail)
-    assert "compiling failed (no such kernel): measuring the slower eager path instead" in capsys.readouterr().out
-    assert model(torch.zeros(1, 2)).shape == (1, 2)
-    assert compiles(model, lambda: None)
-
-
-def test_a_model_that_cannot_be_compiled_counts_as_uncompiled() -> None:
-    assert not compiles(nn.Linear(2, 2), lambda: pytest.fail("ran"))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    conditions = replace(one_flop_a_second(), compile=True)
+    for compiler, works in ((lambda call, **_: call, True), (lambda call, **_: fail, False)):
+        monkeypatch.setattr(torch, "compile", compiler)
+        step = measure_training(DEBUG.joined_dynamics, Clips(4, 3), conditions)
+        frame = Generation(DEBUG.joined_dynamics, conditions).measure(Clips(1, 2), frames=2, acting=False)
+        assert step["compiled"] is frame["compiled"] is works
+        said = capsys.readouterr().out
+        assert said.count("compiling layer by layer") == 2
+        assert said.count("(no such kernel): running uncompiled") == (0 if works else 4)  # two kinds of two models
 
 
 def test_the_floor_of_a_step_is_of_all_its_products() -> None:

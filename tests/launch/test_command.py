@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import torch
 import tyro
 
 from launch.__main__ import commands
@@ -78,6 +79,8 @@ def test_a_wrong_command_line_names_the_choices_and_exits_2(
         (FileNotFoundError(errno.ENOENT, "x", "data/train"), 1, "no such file or folder: data/train"),
         (OSError(errno.ENOSPC, "x", "runs/x"), 1, "disk full: runs/x. Free some space and run the same command again"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "Permission denied: runs/x"),
+        (torch.OutOfMemoryError("Tried to allocate 2.00 GiB. GPU 0"), 1, "out of memory (2.00 GiB more were asked"),
+        (MemoryError(), 1, "error: out of memory. Lower what is held at once"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )
@@ -103,6 +106,8 @@ def test_the_traceback_is_there_on_request(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_error_that_is_not_the_users_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         call(monkeypatch, "debug", error=AssertionError())
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        call(monkeypatch, "debug", error=RuntimeError("shapes do not match"))
 
 
 def test_the_listing_has_every_command_with_its_summary() -> None:

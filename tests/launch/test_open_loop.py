@@ -1,5 +1,7 @@
 """Open loop: windows, dreams from equal noise, and pixels that do not depend on how a video is cut."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +10,27 @@ import torch
 
 from dynamics.world_model import WorldModel
 from launch import open_loop as subject
+from launch.distributed import say_once
 from launch.dream import PRESETS
-from launch.open_loop import OpenLoop, clip_batches, decode, load_clips, open_loop, other_actions
+from launch.open_loop import (
+    Models,
+    OpenLoop,
+    beyond_training,
+    clip_batches,
+    decode,
+    load_clips,
+    open_loop,
+    other_actions,
+)
+from launch.run_folder import write_json
 from launch.training import open_dataset
-from tests.builders import DYNAMICS, MIXED, TOKENIZER, action_rows, latent_clip, randomised
+from tests.builders import DYNAMICS, MIXED, SMALL, TOKENIZER, action_rows, latent_clip, randomised
 from tokenizer.autoencoder import Tokenizer
 from tokenizer.records import EpisodeClip
 from tokenizer.shards import Dataset
+
+Call = Callable[..., int]
+Say = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +105,49 @@ def test_pixels_do_not_depend_on_how_a_video_is_cut(tokenizer: Tokenizer, monkey
     whole = tokenizer.decode(latents).clamp(0, 1)[:, 2:]
     monkeypatch.setattr(subject, "FRAMES_AT_ONCE", 4)
     torch.testing.assert_close(decode(tokenizer, latents, 2), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_context_beyond_the_window_dreams_on_and_it_is_said_what_the_dream_knows_of_it(
+    pipeline: Path, tmp_path: Path, call: Call, capfd: Say
+) -> None:
+    """The debug models attend to 6 frames; they learned from clips of 4 (the tokenizer) and 8 frames."""
+    say_once.cache_clear()
+    folders = {"held-out": "data/held_out", "tokenizer": "tokenizer", "dynamics": "dynamics"}
+    given = [text for name, folder in folders.items() for text in (f"--{name}", pipeline / folder)]
+    for context in (6, 7):
+        options = ("debug", "--run", tmp_path / str(context), *given, "--context", context)
+        assert call("dream", *options) == 0
+        said = capfd.readouterr().out
+        assert ("context=7 is longer than the attention window of 6 frames: a dream" in said) == (context > 6)
+    curves = json.loads((tmp_path / "7/dream.json").read_text())["psnr"]
+    assert len(curves["dream"]) == 8 and all(0 < value < 100 for value in curves["dream"])
+
+
+def test_frames_before_the_window_of_one_layer_are_out_of_sight() -> None:
+    config = replace(DYNAMICS, transformer=replace(SMALL, depth=2), context_level=8)
+    world = randomised(WorldModel(config)).eval().requires_grad_(False)
+    context, actions = latent_clip(2, 9), action_rows(MIXED, 2, 4)
+    whole = open_loop(world, context, actions, seed=0)[:, 9:]
+    other = replace(context, latents=torch.cat([-context.latents[:, :7], context.latents[:, 7:]], dim=1))
+    assert torch.equal(open_loop(world, other, actions, seed=0)[:, 9:], whole)
+    seen = replace(context, latents=torch.cat([context.latents[:, :7], -context.latents[:, 7:]], dim=1))
+    assert not open_loop(world, seen, actions, seed=0)[:, 9:].allclose(whole, atol=1e-3)
+
+
+def test_dreams_beyond_the_clips_of_a_training_are_told_of_where_the_window_shows_them(
+    config: OpenLoop, tokenizer: Tokenizer, world: WorldModel, tmp_path: Path
+) -> None:
+    """Both models attend to 3 frames."""
+    models = Models(tokenizer, world)
+    for length, long_length, told in ((2, None, 2), (2, 3, 0), (3, None, 0)):
+        for name in ("tokenizer", "dynamics"):
+            write_json(tmp_path / name / "config.json", {"length": length, "long_length": long_length})
+        found = list(beyond_training(replace(config, tokenizer=tmp_path / "tokenizer"), tmp_path / "dynamics", models))
+        assert len(found) == told + 1 and "context=4 is longer than the attention window of 3" in found[0]
+        for said, name in zip(found[1:], ("tokenizer", "dynamics"), strict=True) if told else ():
+            assert f"{tmp_path / name} learned from clips of at most 2 frames, and has 12 to go through with" in said
+    short = replace(config, tokenizer=tmp_path / "nowhere", context=1, horizon=1)
+    assert list(beyond_training(short, tmp_path / "nowhere", models)) == []
 
 
 def test_sizes_that_make_no_sense_are_named(config: OpenLoop) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from launch import checkpoint
 from launch.curves import read_metrics
-from launch.demo import STAGES
+from launch.demo import PRESETS as DEMOS
 from tokenizer.shards import Dataset
 from tokenizer.video import decode_video
 
@@ -99,7 +99,7 @@ def test_a_trained_run_has_its_checkpoint_config_metrics_and_curves(pipeline: Pa
 
 
 def test_every_stage_has_its_time(pipeline: Path) -> None:
-    assert list(json.loads((pipeline / "timings.json").read_text())) == [stage.name for stage in STAGES]
+    assert list(json.loads((pipeline / "timings.json").read_text())) == list(DEMOS["debug"].stages)
 
 
 @pytest.mark.usefixtures("stages_in_process")
@@ -111,7 +111,7 @@ def test_run_again_every_stage_is_done_already_and_nothing_changes(
     before = digests(run)
     assert call("demo", "debug", "--run", run) == 0
     said = capfd.readouterr().out.split("python -m launch.")[1:]
-    assert len(said) == len(STAGES)
+    assert len(said) == len(DEMOS["debug"].stages)
     assert [text.split()[0] for text in said if "already done" not in text] == []
     changed = {name for name, digest in digests(run).items() if before.get(name) != digest}
     assert {Path(name).name for name in changed} <= {"timings.json", "lock", "config.json", "curves.png"}

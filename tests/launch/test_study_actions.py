@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from dynamics.world_model import WorldModel
 from launch import checkpoint, study_actions
+from launch.open_loop import open_loop
+from launch.resampling import draw_clips
 from launch.study_actions import PRESETS, place_between, plot
+from launch.training import open_dataset
+from tokenizer.records import LatentClip
 
 Call = Callable[..., int]
 Say = pytest.CaptureFixture[str]
@@ -27,7 +33,7 @@ def arguments(pipeline: Path, run: Path, *more: object) -> list[object]:
     return ["debug", "--run", run, *given, "--training.steps", 2, *more]
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
+def weights(run: Path) -> dict[str, Tensor]:
     path = checkpoint.latest(run)
     assert path is not None
     return checkpoint.read_tensors(path / "model.safetensors")
@@ -86,14 +92,13 @@ def test_the_model_without_labels_is_given_no_actions(
     config = replace(PRESETS["debug"], run=studied, held_out=pipeline / "data/held_out")
     config = replace(config, tokenizer=pipeline / "tokenizer")
     seen: list[tuple[bool, bool]] = []
-    inner = study_actions.open_loop
 
-    def watched(world, context, actions, *, seed, labeled):  # type: ignore[no-untyped-def]
+    def watched(world: WorldModel, context: LatentClip, actions: Tensor, *, seed: int, labeled: bool) -> Tensor:
         seen.append((bool(context.labeled.any()), labeled))
-        return inner(world, context, actions, seed=seed, labeled=labeled)
+        return open_loop(world, context, actions, seed=seed, labeled=labeled)
 
     monkeypatch.setattr(study_actions, "open_loop", watched)
-    held_out = study_actions.open_dataset(config.held_out, "frames")
+    held_out = open_dataset(config.held_out, "frames")
     for share in (0.0, 0.5):
         assert study_actions.measure(config, held_out, share).keys() == {"psnr", "ssim"}
     assert seen == [(False, False)] * 2 + [(True, True)] * 2
@@ -101,10 +106,11 @@ def test_the_model_without_labels_is_given_no_actions(
 
 def test_a_share_is_placed_between_no_labels_and_all() -> None:
     none, every = np.array([10.0, 12.0, 11.0]), np.array([20.0, 22.0, 21.0])
-    placed = place_between(none + 7.5, none, every)
+    draws = draw_clips([0, 1, 2])
+    placed = place_between(none + 7.5, none, every, draws)
     assert len(placed) > 100 and placed == pytest.approx(0.75)
-    assert place_between(every, none, every) == pytest.approx(1.0)
-    assert not np.isfinite(place_between(every, none, none)).any()
+    assert place_between(every, none, every, draws) == pytest.approx(1.0)
+    assert not np.isfinite(place_between(every, none, none, draws)).any()
 
 
 def test_where_labels_change_nothing_there_is_no_way_to_place_on(tmp_path: Path, capfd: Say) -> None:

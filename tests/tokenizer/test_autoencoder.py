@@ -1,5 +1,6 @@
 """The tokenizer: who sees whom, masking, streaming, and that it learns."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -202,8 +203,22 @@ def test_the_perceptual_term_is_weighed_in_and_its_network_is_not_saved() -> Non
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [({"patch": 3}, "patch=3"), ({"packing": 3}, "packing=3"), ({"max_mask": 1.0}, "max_mask=1.0")]
+    ("wrong", "words"),
+    [
+        ({"packing": 3}, "num_latents=16 is not a multiple of packing=3: choose packing from [1, 2, 4, 8, 16]"),
+        ({"patch": 0}, "patch=0 must be positive"),
+        ({"max_mask": 1.0}, "max_mask=1.0"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_named(wrong: dict[str, float], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         TokenizerConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_patch_is_held_against_the_frames_that_there_are_and_no_others() -> None:
+    """It was held against a size that the data then replaced: patches of 20 were refused, and 20x60 video with them."""
+    config = TokenizerConfig(patch=20)
+    assert config.frame_size == (64, 64)
+    assert Tokenizer(replace(config, frame_size=(20, 60))).config.num_patches == 3
+    with pytest.raises(ValueError, match=r"frame size 20x64 is not a multiple of patch=20: .* from \[1, 2, 4\]"):
+        Tokenizer(replace(config, frame_size=(20, 64)))

@@ -61,7 +61,9 @@ def samples(mean: Tensor, covariance: Tensor, count: int = 60) -> Tensor:
     noise = torch.randn(count, len(mean), dtype=torch.float64)
     noise = noise - noise.mean(0)
     white = torch.linalg.cholesky(noise.T @ noise / (count - 1))
-    return torch.linalg.solve_triangular(white, noise.T, upper=False).T @ torch.linalg.cholesky(covariance).T + mean
+    whitened = torch.linalg.solve_triangular(white, noise.T, upper=False).T
+    found: Tensor = whitened @ torch.linalg.cholesky(covariance).T + mean
+    return found
 
 
 def close(value: Tensor, expected: float, atol: float = 1e-9) -> None:

@@ -1,5 +1,6 @@
 """The space-time transformer: causal, windowed, and the same whether it runs whole or frame by frame."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -121,7 +122,8 @@ def test_a_step_looks_at_few_places_of_a_young_cache(x: Tensor) -> None:
 
 
 def test_a_space_layer_mixes_the_slots_of_one_frame(x: Tensor) -> None:
-    model = randomised(SpaceTimeTransformer(replace(SMALL, depth=1, time_every=2)))
+    model = randomised(SpaceTimeTransformer(SMALL))
+    model.layers = model.layers[:1]
     other = x.clone()
     other[:, 3, 4] += torch.randn(16)
     found = changed(model(other, None), model(x, None))
@@ -145,6 +147,7 @@ def test_cached_equals_uncached_also_after_the_window_slid(
         replace(SMALL, window=1),
         replace(SMALL, window=2, soft_cap=1.0),
         replace(SMALL, window=50),
+        replace(SMALL, depth=3),  # ends in a layer over space
         DENSE,
         replace(DENSE, window=50, time_every=1),
     ],
@@ -212,12 +215,15 @@ def test_a_fresh_stack_is_its_final_norm_alone(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"dim": 15}, "dim=15"),
-        ({"num_heads": 8, "dim": 8}, "even width"),
-        ({"num_kv_heads": 3}, "num_kv_heads=3"),
-        ({"window": 0}, "positive"),
+        ({"dim": 15}, "dim=15 must be even"),
+        ({"num_heads": 8, "dim": 8}, "num_heads=8 of an even width: choose num_heads from [1, 2, 4]"),
+        ({"num_heads": 3}, "dim=16 does not split into num_heads=3"),
+        ({"num_kv_heads": 3}, "num_heads=2 is not a multiple of num_kv_heads=3: choose num_kv_heads from [1, 2]"),
+        ({"depth": 1}, "time_every=2 is above depth=1: no layer would attend over time; choose time_every from 1 to 1"),
+        ({"window": 0}, "window=0 must be positive"),
+        ({"num_heads": 0}, "num_heads=0 must be positive"),
     ],
 )
-def test_a_width_that_does_not_split_is_named(wrong: dict[str, int], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_sizes_that_do_not_fit_are_named_with_those_that_do(wrong: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
         replace(SMALL, **wrong)
