@@ -28,7 +28,7 @@ from dynamics.shortcut import (
 from tokenizer.cache import Cache, Past
 from tokenizer.losses import draw_count
 from tokenizer.records import LatentClip
-from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig
+from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,17 @@ class DynamicsConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
         if self.bootstrap_warmup < 0:
             raise ValueError(f"bootstrap_warmup={self.bootstrap_warmup} must not be negative")
-        size = self.latent_shape[0] * self.latent_shape[1]
-        if self.num_tokens is not None and (self.num_tokens < 1 or size % self.num_tokens):
-            raise ValueError(f"num_tokens={self.num_tokens} does not divide the {size} numbers of a frame's latents")
         if self.transformer.dim % 2:
             raise ValueError(f"width {self.transformer.dim} does not split between signal level and step size")
+
+    def check_num_tokens(self) -> None:
+        """Raises ValueError where the latents do not split into the model's tokens: not before their shape is known."""
+        size = self.latent_shape[0] * self.latent_shape[1]
+        if self.num_tokens is not None and (self.num_tokens < 1 or size % self.num_tokens):
+            raise ValueError(
+                f"num_tokens={self.num_tokens} does not divide the {size} numbers of a frame's latents: "
+                f"choose from {divisors(size)}"
+            )
 
     @property
     def token_shape(self) -> tuple[int, int]:
@@ -101,6 +107,7 @@ class WorldModel(nn.Module):
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
+        config.check_num_tokens()
         self.config = config
         (tokens, channels), width = config.token_shape, config.transformer.dim
         self.action_embed = ActionEmbedding(config.actions, width)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dynamics.world_model import DynamicsConfig
 from launch.command import main
-from launch.distributed import Precision, accelerated
+from launch.distributed import Precision, accelerated, has_bf16
 from launch.flops import Rates, peak_rate
 from launch.measuring import Conditions, Generation, measure_training
 from launch.models import default_device
@@ -154,7 +154,7 @@ def _with_window(dynamics: DynamicsConfig, window: int) -> DynamicsConfig:
 
 def check_dtype(device: torch.device, dtype: Precision) -> None:
     """Raises ValueError where the device would only imitate the type."""
-    if device.type == "cuda" and dtype == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if dtype == "bf16" and not has_bf16():
         raise ValueError(f"{device_name(device)} cannot calculate in bf16: give --dtype fp32 (have: bf16, fp32)")
 
 

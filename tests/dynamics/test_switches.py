@@ -174,4 +174,9 @@ def test_a_share_that_cannot_be_is_named(wrong: dict[str, Any], words: str) -> N
 
 def test_tokens_that_the_latents_do_not_split_into_are_named() -> None:
     with pytest.raises(ValueError, match="num_tokens=4 does not divide the 6 numbers"):
-        replace(DYNAMICS, num_tokens=4)
+        WorldModel(replace(DYNAMICS, num_tokens=4))
+
+
+def test_tokens_are_held_against_the_latents_of_the_data_not_against_a_placeholder() -> None:
+    wanted = DynamicsConfig(num_tokens=6)  # does not divide the 512 numbers of the default
+    assert replace(wanted, latent_shape=(3, 6)).token_shape == (6, 3)

@@ -116,12 +116,14 @@ def test_help_without_a_subject_names_the_subjects(call: Call, capsys: pytest.Ca
 
 
 def test_a_gpu_without_bf16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    bench.check_dtype(cpu, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
     with pytest.raises(ValueError, match="Old GPU cannot calculate in bf16: give --dtype fp32"):
-        bench.check_dtype(torch.device("cuda"), "bf16")
-    bench.check_dtype(torch.device("cuda"), "fp32")
-    bench.check_dtype(torch.device("cpu"), "bf16")
+        bench.check_dtype(gpu, "bf16")
+    bench.check_dtype(gpu, "fp32")
 
 
 def test_what_was_measured_counts_as_compiled_only_where_the_compiler_did_not_fail(
