@@ -87,7 +87,7 @@ def collect_shard(order: ShardOrder, progress: Callable[[int, float], None]) -> 
                 driver = make_driver(order.driver, np.random.default_rng([seed, 0]))
                 episode = collect_episode(env, driver, seed=seed, max_steps=order.max_steps)
                 shard.write(
-                    f"episode-{seed:08d}",
+                    episode_key(seed),
                     frames=episode.frames,
                     actions=episode.actions,
                     labeled=episode.labeled,
@@ -99,6 +99,11 @@ def collect_shard(order: ShardOrder, progress: Callable[[int, float], None]) -> 
                 progress(episode.num_frames, episode.total_reward)
     finally:
         env.close()
+
+
+def episode_key(seed: int) -> str:
+    """Of the sample that holds the episode on this seed's track."""
+    return f"episode-{seed:08d}"
 
 
 def dataset_meta(environment: str, *, action_repeat: int, extra: dict[str, Any]) -> DatasetMeta:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from launch.command import main
 from launch.memory import fits
 from launch.open_loop import (
@@ -26,7 +28,7 @@ from launch.open_loop import (
 )
 from launch.pictures import save_rows
 from launch.training import open_dataset
-from launch.world_distances import REAL, measure_chunks, summarise_chunks
+from launch.world_distances import measure_chunks, summarise_chunks
 from launch.world_drift import MIN_FRAMES, Drift, measure_drift, summarise_drift
 from launch.world_plots import plot, show
 from launch.world_quality import MEAN_OVER, Quality, measure_quality, summarise_quality
@@ -95,16 +97,15 @@ def measure(config: EvaluateWorld, dataset: Dataset) -> dict[str, Any]:
     quality = measure_quality(config, dataset, models, batch=config.batch)
     _save_dream_strip(config, quality)
     numbers |= summarise_quality(quality, episodes_of(config, dataset, config.starts))
-    real = None
     if network is not None:
         sizes = {"clips": config.fvd_clips, "batch": config.batch}
         features = measure_chunks(config, dataset, models, network, steps=steps, **sizes)
-        real = features[REAL], episodes_of(config, dataset, config.fvd_clips)
-        numbers["fvd_lite0"] = summarise_chunks(features, real[1], num_steps=world.num_steps, finest=world.max_steps)
+        episodes = episodes_of(config, dataset, config.fvd_clips)
+        numbers["fvd_lite0"] = summarise_chunks(features, episodes, num_steps=world.num_steps, finest=world.max_steps)
     lengths = {"frames": config.drift_frames, "starts": config.drift_starts, "batch": config.batch}
     drift = measure_drift(config, dataset, models, network, **lengths)
     _save_drift_strip(config, drift)
-    return numbers | {"drift": summarise_drift(drift, real, frozen_below=config.frozen_below)}
+    return numbers | {"drift": summarise_drift(drift, frozen_below=config.frozen_below)}
 
 
 def _all_steps(config: EvaluateWorld, num_steps: int, finest: int) -> list[int]:
@@ -120,7 +121,11 @@ def _save_dream_strip(config: EvaluateWorld, quality: Quality) -> None:
 
 
 def _save_drift_strip(config: EvaluateWorld, drift: Drift) -> None:
-    rows = {f"dream {number}": frames for number, frames in enumerate(drift.shown[:DREAMS_SHOWN], start=1)}
+    rows: dict[str, Tensor] = {}
+    for number in range(min(DREAMS_SHOWN, len(drift.dream.shown))):
+        rows[f"dream {number + 1}"] = drift.dream.shown[number]
+        if drift.real.shown.shape[1]:
+            rows[f"real {number + 1}"] = drift.real.shown[number]
     save_rows(config.run / "drift_strip.png", rows)
 
 

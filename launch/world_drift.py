@@ -1,12 +1,14 @@
 """Long dreams: whether their picture goes bad, and whether it stands still.
 
 A dream goes on under the actions of its own held-out drive and, when these end, under those of the next held-out
-drives, each after its opening zoom, in the dataset's order and round again.
+drives, each after its opening zoom, in the dataset's order and round again. Actions that were made for another road
+leave the road, in a dream as in the game: so a dream is held against what the real game shows from the same start under
+the same actions, if the game can be played again, and else against the recorded windows.
 
 Axes: b clips, t frames, k chunks, f features of a chunk, a the flat action row, c h w one RGB frame in [0, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -15,34 +17,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agent.replay import Replay
+from launch.encoding import encode_episode
 from launch.open_loop import Batch, HeldOut, Models, clip_batches, decode, open_loop
 from launch.resampling import draw_clips, summarise_draws
 from launch.workers import Bar
 from launch.world_distances import Features, chunk_features, distances
 from tokenizer.autoencoder import to_float
+from tokenizer.records import EpisodeClip
 from tokenizer.shards import Dataset
 from tokenizer.video_features import CHUNK, VideoFeatures
 
 ACTIONS = "of the held-out drive itself, then of the next held-out drives, each after its opening zoom"
+SAME_ACTIONS, RECORDED = "the real game under the same actions", "the recorded windows where the dreams begin"
 MIN_FRAMES = 2 * CHUNK
-DREAMS_SHOWN = 4
+CHECKED_FRAMES = 100
+"""Of the first recorded drive, which the game must show again."""
 
 
-class Drift(NamedTuple):
-    """What was measured of every long dream."""
+class Video(NamedTuple):
+    """What was measured of a long video of each clip."""
 
     change: Float[Tensor, "b t"]
     """Mean absolute difference of each frame from the one before it."""
-    real_change: Float[Tensor, "b"]
-    """The same of the real drive where the dream began, on average."""
-    reconstructed_change: Float[Tensor, "b"]
-    """The same of its reconstruction, which shows what the tokenizer loses of it."""
     first: Features
     last: Features
     """Of as many chunks as the first part has, spread over the last one, so that chance adds alike to both; none of
     either without the perceptual weights."""
     shown: Float[Tensor, "b t2 c h w"]
-    """Frames of the first dreams: see `shown_frames`."""
+    """Frames of the first dreams: see `shown_frames`; none where the video is shorter than the dream."""
+
+
+class Drift(NamedTuple):
+    dream: Video
+    real: Video
+    reconstruction: Video
+    """Of the real frames: what the tokenizer alone makes of them."""
+    reference: str
+    """What the real frames are."""
 
 
 def part_lengths(frames: int) -> tuple[int, int]:
@@ -66,31 +78,75 @@ def measure_drift(
     batch: int,
 ) -> Drift:
     """Dreams of so many frames from so many starts, `batch` of them at a time."""
-    parts = []
+    parts: list[list[Video]] = []
     actions_of = cache(partial(_drive_actions, dataset))
+    replay = find_replay(dataset, actions_of)
     with Bar(f"frames of {starts} long dreams", starts * frames) as bar:
         for one in clip_batches(config, dataset, models.tokenizer, starts, batch):
-            tape = torch.stack(
-                [
-                    action_tape(
-                        first + config.context,
-                        sample,
-                        frames,
-                        skip=config.skip_frames,
-                        samples=len(dataset),
-                        actions_of=actions_of,
-                    )
-                    for sample, first in one.places
-                ]
-            )
+            tapes = [
+                action_tape(
+                    first + config.context,
+                    sample,
+                    frames,
+                    skip=config.skip_frames,
+                    samples=len(dataset),
+                    actions_of=actions_of,
+                )
+                for sample, first in one.places
+            ]
             context = one.latents.window(0, config.context)
 
-            def tell(more: int, dreams: int = len(tape)) -> None:
+            def tell(more: int, dreams: int = len(tapes)) -> None:
                 bar.show(bar.done + dreams * more, "")
 
-            latents = open_loop(models.world, context, tape, seed=one.seed, tell=tell)
-            parts.append(_measure(config, one, models, network, latents))
-    return Drift(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            latents = open_loop(models.world, context, torch.stack(tapes), seed=one.seed, tell=tell)
+            for number, tape in enumerate(tapes):
+                dream = decode(models.tokenizer, latents[number : number + 1], config.context - 1)
+                real, recon = _what_came(config, dataset, models, one, number, tape, actions_of, replay)
+                parts.append([_measure(video, frames, network) for video in (dream, real, recon)])
+    if replay is not None:
+        replay.close()
+    dreams, reals, recons = (Video(*map(torch.cat, zip(*videos, strict=True))) for videos in zip(*parts, strict=True))
+    return Drift(dreams, reals, recons, RECORDED if replay is None else SAME_ACTIONS)
+
+
+def _what_came(
+    config: HeldOut,
+    dataset: Dataset,
+    models: Models,
+    batch: Batch,
+    number: int,
+    tape: Float[Tensor, "t a"],
+    actions_of: Callable[[int], Tensor],
+    replay: Replay | None,
+) -> tuple[Float[Tensor, "1 t2 c h w"], Float[Tensor, "1 t2 c h w"]]:
+    """Real frames from the last of the context on, and their reconstructions."""
+    if replay is None:
+        clip = slice(number, number + 1)
+        return to_float(batch.clips.frames[clip]), decode(models.tokenizer, batch.latents.latents[clip], 0)
+    sample, first = batch.places[number]
+    begin = first + config.context
+    rows = torch.cat([actions_of(sample)[:begin], tape]).numpy()
+    frames = torch.from_numpy(replay.play(dataset.samples[sample].key, rows))
+    latents = encode_episode(models.tokenizer, frames).unsqueeze(0)
+    return to_float(frames[begin - 1 :]).unsqueeze(0), decode(models.tokenizer, latents, begin - 1)
+
+
+def find_replay(dataset: Dataset, actions_of: Callable[[int], Tensor]) -> Replay | None:
+    """The game, if its first episode comes out of it as it was recorded; where not, that is said."""
+    try:
+        replay = Replay(dataset.meta)
+    except (ValueError, ImportError) as error:
+        print(f"{error}: long dreams are held against {RECORDED}")
+        return None
+    frames = min(dataset.samples[0].length, CHECKED_FRAMES)
+    clip = dataset.read_window(0, 0, frames)
+    assert isinstance(clip, EpisodeClip)
+    if np.array_equal(replay.play(dataset.samples[0].key, actions_of(0)[:frames].numpy()), clip.frames.numpy()):
+        return replay
+    replay.close()
+    print(f"this machine's {dataset.meta.environment} is not the recorded one: long dreams are held against {RECORDED}")
+    return None
 
 
 def _drive_actions(dataset: Dataset, sample: int) -> Float[Tensor, "t a"]:
@@ -110,64 +166,61 @@ def action_tape(
     return torch.cat(parts)[:frames]
 
 
-def _measure(
-    config: HeldOut, batch: Batch, models: Models, network: VideoFeatures | None, latents: Float[Tensor, "b t n d"]
-) -> Drift:
-    """Clip by clip: only one long video is in the memory at once."""
-    clips = [_measure_clip(decode(models.tokenizer, row.unsqueeze(0), config.context - 1), network) for row in latents]
-    change, first, last, shown = (torch.cat(part) for part in zip(*clips, strict=True))
-    real = mean_change(to_float(batch.clips.frames))
-    reconstructed = mean_change(decode(models.tokenizer, batch.latents.latents, 0))
-    return Drift(change, real, reconstructed, first, last, shown)
-
-
-def mean_change(video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b"]:
-    """Mean absolute difference of a frame from the one before it, over all frames of a video."""
-    return video.diff(dim=1).abs().mean((1, 2, 3, 4))
-
-
-def _measure_clip(video: Float[Tensor, "1 t c h w"], network: VideoFeatures | None) -> tuple[Tensor, ...]:
-    """Change, features of the first and of the last part, and frames to show; the video begins with the context."""
-    change, dream = video.diff(dim=1).abs().mean((2, 3, 4)), video[:, 1:]
-    shown = dream[:, [number - 1 for number in shown_frames(dream.shape[1])]]
+def _measure(video: Float[Tensor, "1 t c h w"], frames: int, network: VideoFeatures | None) -> Video:
+    """Of a video that begins with the frame before the dream's first one."""
+    change, ahead = video.diff(dim=1).abs().mean((2, 3, 4)), video[:, 1:]
+    shown = ahead[:, [number - 1 for number in shown_frames(frames)]] if ahead.shape[1] == frames else ahead[:, :0]
     if network is None:
-        return change, torch.zeros(1, 0, 0), torch.zeros(1, 0, 0), shown
-    first, last = part_lengths(dream.shape[1])
-    begun, ended = chunk_features(network, dream[:, :first]), chunk_features(network, dream[:, -last:])
-    spread = np.linspace(0, ended.shape[1] - 1, begun.shape[1]).round()
-    return change, begun, ended[:, torch.from_numpy(spread).long()], shown
-
-
-def summarise_drift(
-    drift: Drift, real: tuple[Features, Sequence[int]] | None, *, frozen_below: float
-) -> dict[str, Any]:
-    """Changes relative to those of real video; FVD-lite0 of both parts against the chunks of real clips.
-
-    `real` holds these and says of each clip which episode it is a window of.
-    """
-    starts, frames = drift.change.shape
+        return Video(change, torch.zeros(1, 0, 0), torch.zeros(1, 0, 0), shown)
     first, last = part_lengths(frames)
-    ratio = drift.change / drift.real_change.mean()
-    ended = ratio[:, -last:].mean(1)
+    begun, ended = chunk_features(network, ahead[:, :first]), chunk_features(network, ahead[:, -last:])
+    spread = np.linspace(0, ended.shape[1] - 1, begun.shape[1]).round()
+    return Video(change, begun, ended[:, torch.from_numpy(spread).long()], shown)
+
+
+def summarise_drift(drift: Drift, *, frozen_below: float) -> dict[str, Any]:
+    """How much the frames of both parts change, in that of real video, and FVD-lite0 of both parts against it."""
+    starts, frames = drift.dream.change.shape
+    first, last = part_lengths(frames)
+    parts = {"first": slice(0, first), "last": slice(-last, None)}
+    real = {name: drift.real.change[:, part].mean() for name, part in parts.items()}
+    ended = drift.dream.change[:, -last:].mean(1) / real["last"]
+    whole = drift.real.change.mean()
     found: dict[str, Any] = {
         "frames": frames,
         "starts": starts,
         "actions": ACTIONS,
-        "first": {"frames": first, "change": float(ratio[:, :first].mean())},
-        "last": {"frames": last, "change": float(ended.mean())},
-        "real_change": float(drift.real_change.mean()),
-        "reconstructed_change": float(drift.reconstructed_change.mean() / drift.real_change.mean()),
-        "change_by_frame": ratio.mean(0).tolist(),
+        "reference": drift.reference,
+        **{
+            name: {
+                "frames": {"first": first, "last": last}[name],
+                "change": float(drift.dream.change[:, part].mean() / real[name]),
+                "reconstructed_change": float(drift.reconstruction.change[:, part].mean() / real[name]),
+            }
+            for name, part in parts.items()
+        },
+        "real_change": float(whole),
+        "change_by_frame": {
+            name: (getattr(drift, name).change.mean(0) / whole).tolist() for name in ("dream", "real", "reconstruction")
+        },
         "frozen_below": frozen_below,
         "frozen": bool(ended.mean() < frozen_below),
         "frozen_starts": int((ended < frozen_below).sum()),
     }
-    if real is not None:
-        features, episodes = real
-        mine, others = draw_clips(range(starts)), draw_clips(episodes, seed=1)
-        values = {name: distances(getattr(drift, name), features, mine, others) for name in ("first", "last")}
-        found["fvd_lite0"] = {
-            **{name: summarise_draws(distance) for name, distance in values.items()},
-            "rise": summarise_draws(values["last"] - values["first"]),
-        }
+    if drift.real.first.numel():
+        found["fvd_lite0"] = _distances(drift)
+    return found
+
+
+def _distances(drift: Drift) -> dict[str, Any]:
+    """Of dreams and of reconstructions from the same part of the real videos, and by how much they rise."""
+    draws = draw_clips(range(len(drift.dream.change)))
+    found: dict[str, Any] = {}
+    for name in ("dream", "reconstruction"):
+        first, last = (
+            distances(getattr(getattr(drift, name), part), getattr(drift.real, part), draws, draws)
+            for part in ("first", "last")
+        )
+        values = {"first": first, "last": last, "rise": last - first}
+        found[name] = {part: summarise_draws(value) for part, value in values.items()}
     return found

@@ -46,24 +46,29 @@ class CarRacingEnvironment:
 
     `stock` plays gymnasium's own environment, which draws every simulator step; otherwise `FastCarRacing` draws the
     same pixels only for the frames that are returned. `draw=False` (fast only) returns black frames: physics alone, for
-    drivers that do not look.
+    drivers that do not look. An `endless` game (fast only) goes on past the lap, the time limit and the field's edge.
     """
 
     action_space = ACTIONS
     frame_shape = (3, SIZE, SIZE)
     task_names = ("drive",)
 
-    def __init__(self, *, stock: bool, action_repeat: int, draw: bool = True) -> None:
+    def __init__(self, *, stock: bool, action_repeat: int, draw: bool = True, endless: bool = False) -> None:
         if action_repeat < 1:
             raise ValueError(f"action_repeat={action_repeat}, needs at least 1")
         if stock and not draw:
             raise ValueError("the stock environment always draws: draw=False needs stock=False")
+        if stock and endless:
+            raise ValueError("the stock environment ends as it does: endless=True needs stock=False")
         self.action_repeat = action_repeat
         self.fps = FPS / action_repeat
         self._draw = draw
         self._fast = None if stock else FastCarRacing()
-        self._limit = gymnasium.spec(NAME).max_episode_steps or 0
-        self._game = gymnasium.make(NAME) if self._fast is None else TimeLimit(self._fast, self._limit)
+        self._limit = 0 if endless else gymnasium.spec(NAME).max_episode_steps or 0
+        self._endless = endless
+        self._game = gymnasium.make(NAME) if self._fast is None else self._fast
+        if self._fast is not None and self._limit:
+            self._game = TimeLimit(self._fast, self._limit)
         self._steps = 0
         self._running = False
 
@@ -102,6 +107,7 @@ class CarRacingEnvironment:
             pixels, reward, terminated, truncated, info = self._game.step(controls)
             self._steps += 1
             total += float(reward)
+            terminated = terminated and not self._endless
             if terminated or truncated:
                 break
         if self._fast is not None and self._draw and pixels is None:

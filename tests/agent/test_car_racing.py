@@ -123,6 +123,20 @@ def test_leaving_the_field_terminates_with_the_frame_that_stock_shows() -> None:
     np.testing.assert_array_equal(last[1].frame, last[0].frame)
 
 
+def test_an_endless_game_goes_on_past_the_fields_edge_and_the_time_limit() -> None:
+    game = CarRacingEnvironment(stock=False, action_repeat=50, draw=False, endless=True)
+    game.reset(0)
+    car = game.simulator.car
+    assert car is not None
+    for body in (car.hull, *car.wheels):
+        body.position += (2 * PLAYFIELD, 0)
+    arrivals = [game.step(STRAIGHT) for _ in range(25)]  # 1250 simulator steps
+    assert not any(arrival.is_last for arrival in arrivals) and all(arrival.continues for arrival in arrivals)
+    assert max(map(abs, game.car_state().position)) > PLAYFIELD
+    with pytest.raises(ValueError, match="endless=True needs stock=False"):
+        CarRacingEnvironment(stock=True, action_repeat=4, endless=True)
+
+
 def test_a_seed_names_an_episode_whatever_was_played_before() -> None:
     env, rows = CarRacingEnvironment(stock=False, action_repeat=4), np.tile(STRAIGHT, (20, 1))
     first, _, again = (play(env, seed, rows) for seed in (5, 6, 5))

@@ -11,12 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
-from launch import evaluate_world, world_drift
+from launch import evaluate_world
 from launch.world_distances import REAL, RECONSTRUCTION, summarise_chunks
-from launch.world_drift import Drift, action_tape, part_lengths, shown_frames, summarise_drift
+from launch.world_drift import (
+    RECORDED,
+    SAME_ACTIONS,
+    Drift,
+    Video,
+    action_tape,
+    find_replay,
+    part_lengths,
+    shown_frames,
+    summarise_drift,
+)
 from launch.world_plots import plot
 from launch.world_quality import LPIPS, MEAN_KEY, Quality, score, summarise_quality
 from tokenizer.perceptual import perceptual_available
+from tokenizer.shards import Dataset
 
 Call = Callable[..., int]
 Say = pytest.CaptureFixture[str]
@@ -77,8 +88,10 @@ def test_the_distance_of_dreams_is_there_for_every_number_of_steps(numbers: dict
 
 def test_long_dreams_are_there_with_their_verdict(numbers: dict[str, Any]) -> None:
     drift = numbers["drift"]
-    assert (drift["frames"], drift["starts"]) == (48, 2) and len(drift["change_by_frame"]) == 48
-    assert drift["last"]["change"] == pytest.approx(np.mean(drift["change_by_frame"][-24:]), rel=1e-4)
+    assert (drift["frames"], drift["starts"]) == (48, 2) and drift["reference"] == SAME_ACTIONS
+    dream, real = (np.array(drift["change_by_frame"][name]) for name in ("dream", "real"))
+    assert dream.shape == real.shape == (48,) and real.mean() == pytest.approx(1)
+    assert drift["last"]["change"] == pytest.approx(dream[-24:].mean() / real[-24:].mean(), rel=1e-4)
     assert drift["frozen"] == (drift["last"]["change"] < 0.25)
 
 
@@ -182,32 +195,46 @@ def test_the_parts_of_a_long_dream() -> None:
     assert shown_frames(512) == [1, 64, 128, 192, 256, 320, 384, 448, 512]
 
 
-def long_dreams(change: torch.Tensor, last: torch.Tensor | None = None) -> Drift:
+def long_video(change: torch.Tensor, last: torch.Tensor | None = None) -> Video:
     features = torch.randn(len(change), 4, 6)
-    real = torch.full((len(change),), 0.2)
-    return Drift(change, real, real, features, features if last is None else last, torch.zeros(0, 0, 3, 8, 8))
+    return Video(change, features, features if last is None else last, torch.zeros(len(change), 0, 3, 8, 8))
 
 
 def test_a_dream_that_comes_to_stand_still_is_frozen() -> None:
-    change = torch.full((4, 64), 0.2)
-    change[:3, 32:] = 0.01
-    found = summarise_drift(long_dreams(change), None, frozen_below=0.4)
+    real, still = long_video(torch.full((4, 64), 0.2)), torch.full((4, 64), 0.2)
+    still[:3, 32:] = 0.01
+    drift = Drift(long_video(still), real, real, SAME_ACTIONS)
+    found = summarise_drift(drift, frozen_below=0.4)
     assert found["frozen"] and found["frozen_starts"] == 3
     assert found["first"]["change"] == pytest.approx(1) and found["last"]["change"] == pytest.approx(0.2875)
-    assert found["change_by_frame"][40] == pytest.approx(0.2875)
-    assert not summarise_drift(long_dreams(change), None, frozen_below=0.25)["frozen"]
+    assert found["change_by_frame"]["dream"][40] == pytest.approx(0.2875)
+    assert not summarise_drift(drift, frozen_below=0.25)["frozen"]
+
+
+def test_where_the_real_game_stands_still_too_a_dream_may() -> None:
+    """Actions that were made for another road leave the road, in the game as in the dream."""
+    still = torch.full((4, 64), 0.2)
+    still[:, 32:] = 0.02
+    video = long_video(still)
+    found = summarise_drift(Drift(video, video, video, SAME_ACTIONS), frozen_below=0.4)
+    assert not found["frozen"] and found["last"]["change"] == pytest.approx(1)
 
 
 def test_a_dream_whose_picture_goes_bad_is_farther_from_real_video_at_its_end() -> None:
-    change, real = torch.full((6, 64), 0.2), torch.randn(10, 4, 6)
-    found = summarise_drift(
-        long_dreams(change, last=torch.randn(6, 4, 6) * 3 + 2), (real, range(10)), frozen_below=0.25
-    )
-    assert found["fvd_lite0"]["rise"]["ci95"][0] > 0
-    assert found["fvd_lite0"]["last"]["value"] > 3 * found["fvd_lite0"]["first"]["value"]
+    change = torch.full((6, 64), 0.2)
+    real, bad = long_video(change), long_video(change, last=torch.randn(6, 4, 6) * 3 + 2)
+    found = summarise_drift(Drift(bad, real, real, SAME_ACTIONS), frozen_below=0.25)["fvd_lite0"]
+    assert found["dream"]["rise"]["ci95"][0] > 0
+    assert found["dream"]["last"]["value"] > 3 * found["dream"]["first"]["value"]
+    assert found["reconstruction"]["last"]["value"] == pytest.approx(0, abs=1e-6)
 
 
-def test_still_video_and_moving_video_change_as_they_should() -> None:
-    video = torch.zeros(2, 3, 3, 4, 4)
-    video[1, 1] = 0.5
-    torch.testing.assert_close(world_drift.mean_change(video), torch.tensor([0.0, 0.5]))
+def test_drives_that_cannot_be_played_again_are_held_against_their_recording(pipeline: Path, capfd: Say) -> None:
+    dataset = Dataset.open(pipeline / "data/held_out")
+    actions = dataset.read_window(0, 0, dataset.samples[0].length).actions
+    assert find_replay(dataset, lambda sample: actions) is not None
+    assert find_replay(dataset, lambda sample: -actions) is None
+    assert f"is not the recorded one: long dreams are held against {RECORDED}" in capfd.readouterr().out
+    dataset.meta.extra.clear()
+    assert find_replay(dataset, lambda sample: actions) is None
+    assert "without the seeds of their tracks" in capfd.readouterr().out
