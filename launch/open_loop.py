@@ -194,7 +194,10 @@ def episodes_of(config: HeldOut, dataset: Dataset, count: int) -> list[int]:
 def load_clips(
     dataset: Dataset, places: Sequence[tuple[int, int]], length: int, tokenizer: Tokenizer
 ) -> tuple[EpisodeClip, LatentClip]:
-    """Windows, one episode's after another's, and their latents, encoded from the episode's beginning."""
+    """Windows, one episode's after another's, and their latents, encoded from the episode's beginning.
+
+    Raises ValueError where actions are not known: a dream under none is no answer to what became of them.
+    """
     check_frame_size(tokenizer, dataset.meta)
     windows, latents = [], []
     for sample, group in groupby(places, key=lambda place: place[0]):
@@ -205,6 +208,8 @@ def load_clips(
         windows += [episode.window(first, first + length) for first in firsts]
         latents += [codes[first : first + length] for first in firsts]
     clips = EpisodeClip.stack(windows)
+    if not clips.labeled[:, 1:].all():  # an episode's first frame came with nothing
+        raise ValueError(f"{dataset.folder} holds video whose actions are not known: give held-out drives with actions")
     shared = {f.name: getattr(clips, f.name) for f in fields(clips) if f.name != "frames"}
     return clips, LatentClip(latents=torch.stack(latents), **shared)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agent.replay import Replay
@@ -216,11 +217,14 @@ def _distances(drift: Drift) -> dict[str, Any]:
     """Of dreams and of reconstructions from the same part of the real videos, and by how much they rise."""
     draws = draw_clips(range(len(drift.dream.change)))
     found: dict[str, Any] = {}
+    rises: dict[str, NDArray[np.float64]] = {}
     for name in ("dream", "reconstruction"):
         first, last = (
             distances(getattr(getattr(drift, name), part), getattr(drift.real, part), draws, draws)
             for part in ("first", "last")
         )
-        values = {"first": first, "last": last, "rise": last - first}
+        rises[name] = last - first
+        values = {"first": first, "last": last, "rise": rises[name]}
         found[name] = {part: summarise_draws(value) for part, value in values.items()}
+    found["rise_beyond_reconstruction"] = summarise_draws(rises["dream"] - rises["reconstruction"])
     return found

@@ -107,6 +107,8 @@ def _drift_table(drift: Numbers) -> Table:
             table.add_row(f"{video}, {name} {drift[name]['frames']}", f"{drift[name][change]:.0%}", *distance)
         if distances:
             table.add_row(f"{video}, rise", "", *_with_interval(distances[video]["rise"], "{:.1f}"))
+    if distances:
+        table.add_row("dream's beyond that", "", *_with_interval(distances["rise_beyond_reconstruction"], "{:.1f}"))
     return table
 
 

@@ -227,6 +227,7 @@ def test_a_dream_whose_picture_goes_bad_is_farther_from_real_video_at_its_end() 
     assert found["dream"]["rise"]["ci95"][0] > 0
     assert found["dream"]["last"]["value"] > 3 * found["dream"]["first"]["value"]
     assert found["reconstruction"]["last"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["rise_beyond_reconstruction"]["value"] == pytest.approx(found["dream"]["rise"]["value"], abs=1e-6)
 
 
 def test_drives_that_cannot_be_played_again_are_held_against_their_recording(pipeline: Path, capfd: Say) -> None:

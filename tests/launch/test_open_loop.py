@@ -76,6 +76,20 @@ def test_latents_of_a_window_know_the_episode_before_it(held_out: Dataset, token
     torch.testing.assert_close(late, whole[:, 7:], atol=1e-5, rtol=1e-4)
 
 
+def test_video_without_actions_is_no_answer_to_what_became_of_them(
+    held_out: Dataset, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlabeled(dataset: Dataset, *place: int) -> EpisodeClip:
+        clip = read_window(dataset, *place)
+        assert isinstance(clip, EpisodeClip)
+        return replace(clip, labeled=torch.zeros_like(clip.labeled))
+
+    read_window = Dataset.read_window
+    monkeypatch.setattr(Dataset, "read_window", unlabeled)
+    with pytest.raises(ValueError, match="holds video whose actions are not known"):
+        load_clips(held_out, [(0, 7)], 5, tokenizer)
+
+
 def test_the_shuffled_actions_of_a_clip_are_never_its_own() -> None:
     for count in (2, 3, 16):
         actions = torch.arange(count).view(count, 1, 1).float()
