@@ -281,7 +281,10 @@ class SpaceTimeTransformer(nn.Module):
         numbers = torch.arange(cache.next_position, cache.next_position + frames, device=device)
         age = numbers[:, None] - torch.cat([cache.positions[:look], numbers])
         mask = (age >= 0) & (age < self.config.window)
-        keys, values = (tuple(ring[..., :look, :] for ring in rings) for rings in (cache.keys, cache.values))
+        # One copy of a young past for all passes over a frame: of a strided view each product would make its own.
+        keys, values = (
+            tuple(ring[..., :look, :].contiguous() for ring in rings) for rings in (cache.keys, cache.values)
+        )
         cached_slots = keys[0].shape[0] if keys else slots
         return Past(*self._positions(numbers, mask, slots, cached_slots, space_mask), keys, values)
 
