@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launch.ablation_rungs import Step
 from launch.open_loop import DEFINITIONS
+from launch.resampling import show_bounds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
@@ -105,7 +106,7 @@ def _quality_sentence(numbers: Numbers) -> str:
 def few_step_sentence(gaps: Mapping[str, Numbers]) -> str:
     parts = []
     for name, gap in gaps.items():
-        bounds = "" if gap["ci95"] is None else f" [{gap['ci95'][0]:+.0%}, {gap['ci95'][1]:+.0%}]"
+        bounds = "" if gap["ci95"] is None else f" {show_bounds(gap['ci95'], '{:+.0%}')}"
         parts.append(f"{name} {gap['mean']:+.0%}{bounds} (K = {gap['num_steps']} against {gap['finest']})")
     return f"FVD-lite0 with few denoising steps, relative to that with the finest ones: {', '.join(parts)}."
 
@@ -138,10 +139,7 @@ def _mean(value: Numbers | None, form: str) -> str:
 
 
 def _interval(value: Numbers | None, form: str) -> str:
-    if value is None or value["ci95"] is None:
-        return ""
-    low, high = value["ci95"]
-    return f"[{form.format(low)}, {form.format(high)}]"
+    return "" if value is None or value["ci95"] is None else show_bounds(value["ci95"], form)
 
 
 def plot(numbers: Numbers, folder: Path) -> None:

@@ -63,6 +63,20 @@ MINECRAFT = ActionSpace(
 )
 """23 keys, and the mouse on a grid of 11 x 11 movements."""
 
+_LAPTOP = ModelPreset(
+    tokenizer=TokenizerConfig(encoder=_LAPTOP_STACK, decoder=_LAPTOP_STACK),
+    dynamics=DynamicsConfig(
+        transformer=TransformerConfig(
+            dim=192, depth=8, num_heads=6, num_kv_heads=2, mlp_hidden=512, time_every=4, window=16
+        ),
+    ),
+    agent=AgentConfig(),
+    # A nearer horizon than the paper's: the value head has a hundred steps to learn its returns.
+    imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
+    tokenizer_clips=Clips(8, 8),
+    dynamics_clips=Clips(8, 20),
+)
+
 MODELS: dict[str, ModelPreset] = {
     "debug": ModelPreset(
         tokenizer=TokenizerConfig(
@@ -74,30 +88,13 @@ MODELS: dict[str, ModelPreset] = {
         tokenizer_clips=Clips(2, 4),
         dynamics_clips=Clips(4, 8),
     ),
-    "laptop": ModelPreset(
-        tokenizer=TokenizerConfig(encoder=_LAPTOP_STACK, decoder=_LAPTOP_STACK),
-        dynamics=DynamicsConfig(
-            transformer=TransformerConfig(
-                dim=192, depth=8, num_heads=6, num_kv_heads=2, mlp_hidden=512, time_every=4, window=16
-            ),
-        ),
-        agent=AgentConfig(),
-        # A nearer horizon than the paper's: the value head has a hundred steps to learn its returns.
-        imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
-        tokenizer_clips=Clips(8, 8),
-        dynamics_clips=Clips(8, 20),
-    ),
-    "carracing": ModelPreset(
+    "laptop": _LAPTOP,
+    "carracing": replace(
+        _LAPTOP,
         tokenizer=TokenizerConfig(encoder=_CARRACING_STACK, decoder=_CARRACING_STACK),
         dynamics=DynamicsConfig(
-            transformer=TransformerConfig(
-                dim=256, depth=8, num_heads=8, num_kv_heads=2, mlp_hidden=704, time_every=4, window=16
-            ),
+            transformer=replace(_LAPTOP.dynamics.transformer, dim=256, num_heads=8, mlp_hidden=704),
         ),
-        agent=AgentConfig(),
-        imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
-        tokenizer_clips=Clips(8, 8),
-        dynamics_clips=Clips(8, 20),
     ),
     # What other implementations of these models were timed at.
     "S": ModelPreset(

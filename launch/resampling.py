@@ -32,6 +32,12 @@ def summarise_draws(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"value": float(values[0]), "ci95": [float(values[0] + low), float(values[0] + high)]}
 
 
+def show_bounds(bounds: Sequence[float], form: str) -> str:
+    """An interval as tables show it."""
+    low, high = bounds
+    return f"[{form.format(low)}, {form.format(high)}]"
+
+
 def mean_of_draws(values: Sequence[float], draws: Sequence[Tensor]) -> dict[str, Any]:
     """The mean over clips and its 95 % interval."""
     of_clips = torch.tensor(values, dtype=torch.float64)

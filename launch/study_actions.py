@@ -37,7 +37,7 @@ from launch.open_loop import (
     open_loop,
     write_numbers,
 )
-from launch.resampling import draw_clips, mean_of_draws, summarise_draws
+from launch.resampling import draw_clips, mean_of_draws, show_bounds, summarise_draws
 from launch.train_dynamics import TrainDynamics
 from launch.training import open_dataset
 from tokenizer.autoencoder import to_float
@@ -177,12 +177,8 @@ def show(numbers: dict[str, Any]) -> None:
 
 
 def _cells(row: dict[str, Any], form: str) -> list[str]:
-    cells, way = [form.format(row["mean"]), _interval(row["ci95"], form)], row["way"]
-    return cells + ([f"{way['value']:.0%}", _interval(way["ci95"], "{:.0%}")] if way is not None else ["-", ""])
-
-
-def _interval(bounds: Sequence[float], form: str) -> str:
-    return f"[{form.format(bounds[0])}, {form.format(bounds[1])}]"
+    cells, way = [form.format(row["mean"]), show_bounds(row["ci95"], form)], row["way"]
+    return cells + ([f"{way['value']:.0%}", show_bounds(way["ci95"], "{:.0%}")] if way is not None else ["-", ""])
 
 
 def plot(numbers: dict[str, Any], folder: Path) -> None:

@@ -183,6 +183,7 @@ def summarise_drift(drift: Drift, *, frozen_below: float) -> dict[str, Any]:
     """How much the frames of both parts change, in that of real video, and FVD-lite0 of both parts against it."""
     starts, frames = drift.dream.change.shape
     first, last = part_lengths(frames)
+    lengths = {"first": first, "last": last}
     parts = {"first": slice(0, first), "last": slice(-last, None)}
     real = {name: drift.real.change[:, part].mean() for name, part in parts.items()}
     ended = drift.dream.change[:, -last:].mean(1) / real["last"]
@@ -194,7 +195,7 @@ def summarise_drift(drift: Drift, *, frozen_below: float) -> dict[str, Any]:
         "reference": drift.reference,
         **{
             name: {
-                "frames": {"first": first, "last": last}[name],
+                "frames": lengths[name],
                 "change": float(drift.dream.change[:, part].mean() / real[name]),
                 "reconstructed_change": float(drift.reconstruction.change[:, part].mean() / real[name]),
             }

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from launch.dream import draw_by_horizon
 from launch.open_loop import DEFINITIONS
+from launch.resampling import show_bounds
 from launch.world_quality import LPIPS, MEAN_KEY, MEAN_OVER
 
 matplotlib.use("Agg")
@@ -122,8 +123,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _with_interval(row: Mapping[str, Any], form: str) -> tuple[str, str]:
-    low, high = row["ci95"]
-    return form.format(row.get("mean", row.get("value"))), f"[{form.format(low)}, {form.format(high)}]"
+    return form.format(row.get("mean", row.get("value"))), show_bounds(row["ci95"], form)
 
 
 def _words(name: str) -> str:
