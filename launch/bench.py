@@ -13,7 +13,6 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,7 @@ from dynamics.world_model import DynamicsConfig
 from launch.command import main
 from launch.distributed import Precision, accelerated, has_bf16
 from launch.flops import Rates, peak_rate
-from launch.measuring import Conditions, Generation, measure_training
+from launch.measuring import Conditions, Generation, measure_in_turns, measure_training
 from launch.models import default_device
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.run_folder import write_json
@@ -141,10 +140,9 @@ def _generated(config: BenchModel, dynamics: DynamicsConfig, conditions: Conditi
     for context in contexts:
         for batch in config.batches:
             say(f"generation: {batch} worlds, {context} frames of context")
-            for acting, (size, model) in product((True, False), models.items()):
-                if context <= size:
-                    row = model.measure(Clips(batch, context), frames=config.frames, acting=acting)
-                    rows.append({**row, "window": size})
+            able = [model for size, model in models.items() if context <= size]
+            for acting in (True, False):
+                rows += measure_in_turns(able, Clips(batch, context), frames=config.frames, acting=acting)
     return rows
 
 

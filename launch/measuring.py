@@ -4,7 +4,7 @@ Axes: b worlds, t frames, a the flat action row.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -149,38 +149,16 @@ class Generation:
 
     def measure(self, context: Clips, *, frames: int, acting: bool) -> dict[str, Any]:
         """So many frames after a context; acting, each action waits for the agent output of the frame before it."""
-        with fits(f"{context.batch} worlds x {context.frames} frames", "give smaller --batches or --contexts"):
-            return self._measure(context, frames=frames, acting=acting)
+        return measure_in_turns([self], context, frames=frames, acting=acting)[0]
 
-    def _measure(self, context: Clips, *, frames: int, acting: bool) -> dict[str, Any]:
-        device = self.conditions.device
-        _forget_peak(device)
-        clip = random_latents(self.config, context, device)
-        actions = random_actions(self.config.actions, Clips(context.batch, frames), device)
-        runs = [self._run(clip, actions, acting) for _ in range(self.conditions.repeats + 1)][1:]  # the first warms up
-        prefill, first, rest = (list(times) for times in zip(*runs, strict=True))
-        return {
-            "batch": context.batch,
-            "context": context.frames,
-            "frames_per_s": context.batch * frames / median(rest),
-            "first_frame_s": median(first),
-            "floor_s": self._floor(clip, actions[:, :COUNTED_FRAMES], acting),
-            "acting": acting,
-            "compiled": is_compiled(self.world),
-            "frame_s": median(rest) / frames,
-            "best_frame_s": min(rest) / frames,
-            "prefill_s": median(prefill),
-            "peak_memory_bytes": round(memory_gb(device) * 1e9),
-        }
-
-    def _run(self, clip: LatentClip, actions: Tensor, acting: bool) -> tuple[float, float, float]:
+    def run(self, clip: LatentClip, actions: Tensor, acting: bool) -> tuple[float, float, float]:
         """Seconds of taking in the context, of the first frame after it, and of the frames after that."""
         simulator, device = self._simulator(self.world, len(actions)), self.conditions.device
         prefill = seconds(lambda: simulator.reset(clip), device)
         first = seconds(lambda: generate(simulator, actions[:, :1], acting), device)
         return prefill, first, seconds(lambda: generate(simulator, actions, acting), device)
 
-    def _floor(self, clip: LatentClip, actions: Tensor, acting: bool) -> float | None:
+    def floor(self, clip: LatentClip, actions: Tensor, acting: bool) -> float | None:
         """Of one frame of all worlds, by a model whose window is no longer than what there is to see."""
         if self.conditions.rates is None:
             return None
@@ -202,6 +180,40 @@ class Generation:
         generator = torch.Generator(self.conditions.device).manual_seed(0)
         token = 0.02 * torch.randn(batch, 1, self.config.transformer.dim, device=self.conditions.device)
         return Simulator(world, agent_tokens=token, generator=generator)
+
+
+def measure_in_turns(
+    models: Sequence[Generation], context: Clips, *, frames: int, acting: bool
+) -> list[dict[str, Any]]:
+    """A row for each model, of the same latents; they run by turns, so that a slow spell falls on all."""
+    config, conditions = models[0].config, models[0].conditions
+    device = conditions.device
+    _forget_peak(device)
+    with fits(f"{context.batch} worlds x {context.frames} frames", "give smaller --batches or --contexts"):
+        clip = random_latents(config, context, device)
+        actions = random_actions(config.actions, Clips(context.batch, frames), device)
+        rounds = [[model.run(clip, actions, acting) for model in models] for _ in range(conditions.repeats + 1)]
+    peak = round(memory_gb(device) * 1e9)
+    rows = []
+    for model, runs in zip(models, zip(*rounds[1:], strict=True), strict=True):  # the first round warms up
+        prefill, first, rest = (list(times) for times in zip(*runs, strict=True))
+        rows.append(
+            {
+                "batch": context.batch,
+                "context": context.frames,
+                "window": model.config.transformer.window,
+                "frames_per_s": context.batch * frames / median(rest),
+                "first_frame_s": median(first),
+                "floor_s": model.floor(clip, actions[:, :COUNTED_FRAMES], acting),
+                "acting": acting,
+                "compiled": is_compiled(model.world),
+                "frame_s": median(rest) / frames,
+                "best_frame_s": min(rest) / frames,
+                "prefill_s": median(prefill),
+                "peak_memory_bytes": peak,
+            }
+        )
+    return rows
 
 
 def generate(simulator: Simulator, actions: Float[Tensor, "b t a"], acting: bool) -> None:
