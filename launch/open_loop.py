@@ -132,7 +132,11 @@ def load_models(config: HeldOut, dynamics: Path) -> Models:
 
 
 def beyond_training(config: HeldOut, dynamics: Path, models: Models) -> Iterator[str]:
-    """What to know of dreams that reach farther than a model's attention, or than the clips that it learned from."""
+    """What to know of dreams that reach farther than a model's attention, or than the clips that it learned from, and
+    of drives that are not held out at all.
+    """
+    if _trained_on(config.tokenizer, config.held_out):
+        yield f"{config.tokenizer} was trained on {config.held_out}: these drives are not held out"
     tokenizer, transformer = models.tokenizer.config, models.world.config.transformer
     if config.context > transformer.window:
         yield (
@@ -151,9 +155,19 @@ def beyond_training(config: HeldOut, dynamics: Path, models: Models) -> Iterator
 
 def _longest_clip(run: Path) -> int | None:
     """Frames of the longest clips of a training, where its folder says so."""
-    path = run / "config.json"
-    config = read_json(path) if path.exists() else {}
+    config = _config(run)
     return config.get("long_length") or config.get("length")
+
+
+def _trained_on(run: Path, data: Path) -> bool:
+    """Whether a training read this folder, where its own says so."""
+    path = _config(run).get("data")
+    return path is not None and Path(path).resolve() == data.resolve()
+
+
+def _config(run: Path) -> dict[str, Any]:
+    path = run / "config.json"
+    return read_json(path) if path.exists() else {}
 
 
 def made_by(config: HeldOut, dataset: Dataset, dynamics: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Axes: b clips, t frames, k chunks, f features of a chunk, a the flat action row,
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from launch.open_loop import Batch, HeldOut, Models, clip_batches, decode, open_
 from launch.resampling import draw_clips, summarise_draws
 from launch.workers import Bar
 from launch.world_distances import Features, chunk_features, distances
-from tokenizer.autoencoder import to_float
+from tokenizer.autoencoder import Tokenizer, to_float
 from tokenizer.records import EpisodeClip
 from tokenizer.shards import Dataset
 from tokenizer.video_features import CHUNK, VideoFeatures
@@ -80,60 +81,75 @@ def measure_drift(
 ) -> Drift:
     """Dreams of so many frames from so many starts, `batch` of them at a time."""
     parts: list[list[Video]] = []
-    actions_of = cache(partial(_drive_actions, dataset))
-    replay = find_replay(dataset, actions_of)
-    with Bar(f"frames of {starts} long dreams", starts * frames) as bar:
+    with closing(Drives(config, dataset)) as drives, Bar(f"frames of {starts} long dreams", 2 * starts * frames) as bar:
+
+        def tell(more: int) -> None:
+            """Of frames that were dreamed or measured."""
+            bar.show(bar.done + more, "")
+
         for one in clip_batches(config, dataset, models.tokenizer, starts, batch):
-            tapes = [
-                action_tape(
-                    first + config.context,
-                    sample,
-                    frames,
-                    skip=config.skip_frames,
-                    samples=len(dataset),
-                    actions_of=actions_of,
-                )
-                for sample, first in one.places
-            ]
+            tapes = [drives.tape(place, frames) for place in one.places]
             context = one.latents.window(0, config.context)
-
-            def tell(more: int, dreams: int = len(tapes)) -> None:
-                bar.show(bar.done + dreams * more, "")
-
-            latents = open_loop(models.world, context, torch.stack(tapes), seed=one.seed, tell=tell)
+            told = partial(_tell_of_all, tell, len(tapes))
+            latents = open_loop(models.world, context, torch.stack(tapes), seed=one.seed, tell=told)
             for number, tape in enumerate(tapes):
                 dream = decode(models.tokenizer, latents[number : number + 1], config.context - 1)
-                real, recon = _what_came(config, dataset, models, one, number, tape, actions_of, replay)
+                real, recon = drives.what_came(one, number, tape, models.tokenizer)
                 parts.append([_measure(video, frames, network) for video in (dream, real, recon)])
-    if replay is not None:
-        replay.close()
+                tell(frames)
+        reference = RECORDED if drives.replay is None else SAME_ACTIONS
     dreams, reals, recons = (Video(*map(torch.cat, zip(*videos, strict=True))) for videos in zip(*parts, strict=True))
-    return Drift(dreams, reals, recons, RECORDED if replay is None else SAME_ACTIONS)
+    return Drift(dreams, reals, recons, reference)
 
 
-def _what_came(
-    config: HeldOut,
-    dataset: Dataset,
-    models: Models,
-    batch: Batch,
-    number: int,
-    tape: Float[Tensor, "t a"],
-    actions_of: Callable[[int], Tensor],
-    replay: Replay | None,
-) -> tuple[Float[Tensor, "1 t2 c h w"], Float[Tensor, "1 t2 c h w"]]:
-    """Real frames from the last of the context on, and their reconstructions."""
-    if replay is None:
-        clip = slice(number, number + 1)
-        return to_float(batch.clips.frames[clip]), decode(models.tokenizer, batch.latents.latents[clip], 0)
-    sample, first = batch.places[number]
-    begin = first + config.context
-    rows = torch.cat([actions_of(sample)[:begin], tape]).numpy()
-    frames = torch.from_numpy(replay.play(dataset.samples[sample].key, rows))
-    latents = encode_episode(models.tokenizer, frames).unsqueeze(0)
-    return to_float(frames[begin - 1 :]).unsqueeze(0), decode(models.tokenizer, latents, begin - 1)
+def _tell_of_all(tell: Callable[[int], None], dreams: int, frames: int) -> None:
+    tell(dreams * frames)
 
 
-def find_replay(dataset: Dataset, actions_of: Callable[[int], Tensor]) -> Replay | None:
+class Drives:
+    """Held-out drives beyond their end: their actions, and what the game shows under them, if it can be played."""
+
+    def __init__(self, config: HeldOut, dataset: Dataset) -> None:
+        self.config, self.dataset = config, dataset
+        self.replay = find_replay(dataset)
+        self.actions_of = cache(self._actions_of)
+
+    def close(self) -> None:
+        if self.replay is not None:
+            self.replay.close()
+
+    def tape(self, place: tuple[int, int], frames: int) -> Float[Tensor, "t a"]:
+        """So many rows of actions after the context of a window (sample, first frame)."""
+        sample, first = place
+        return action_tape(
+            first + self.config.context,
+            sample,
+            frames,
+            skip=self.config.skip_frames,
+            samples=len(self.dataset),
+            actions_of=self.actions_of,
+        )
+
+    def what_came(
+        self, batch: Batch, number: int, tape: Float[Tensor, "t a"], tokenizer: Tokenizer
+    ) -> tuple[Float[Tensor, "1 t2 c h w"], Float[Tensor, "1 t2 c h w"]]:
+        """Real frames of this window of the batch, from the last of its context on, and their reconstructions."""
+        if self.replay is None:
+            clip = slice(number, number + 1)
+            return to_float(batch.clips.frames[clip]), decode(tokenizer, batch.latents.latents[clip], 0)
+        sample, first = batch.places[number]
+        begin = first + self.config.context
+        rows = torch.cat([self.actions_of(sample)[:begin], tape]).numpy()
+        frames = torch.from_numpy(self.replay.play(self.dataset.samples[sample].key, rows))
+        latents = encode_episode(tokenizer, frames).unsqueeze(0)
+        return to_float(frames[begin - 1 :]).unsqueeze(0), decode(tokenizer, latents, begin - 1)
+
+    def _actions_of(self, sample: int) -> Float[Tensor, "t a"]:
+        actions: Tensor = self.dataset.read_window(sample, 0, self.dataset.samples[sample].length).actions
+        return actions
+
+
+def find_replay(dataset: Dataset) -> Replay | None:
     """The game, if its first episode comes out of it as it was recorded; where not, that is said."""
     try:
         replay = Replay(dataset.meta)
@@ -143,16 +159,11 @@ def find_replay(dataset: Dataset, actions_of: Callable[[int], Tensor]) -> Replay
     frames = min(dataset.samples[0].length, CHECKED_FRAMES)
     clip = dataset.read_window(0, 0, frames)
     assert isinstance(clip, EpisodeClip)
-    if np.array_equal(replay.play(dataset.samples[0].key, actions_of(0)[:frames].numpy()), clip.frames.numpy()):
+    if np.array_equal(replay.play(dataset.samples[0].key, clip.actions.numpy()), clip.frames.numpy()):
         return replay
     replay.close()
     print(f"this machine's {dataset.meta.environment} is not the recorded one: long dreams are held against {RECORDED}")
     return None
-
-
-def _drive_actions(dataset: Dataset, sample: int) -> Float[Tensor, "t a"]:
-    actions: Tensor = dataset.read_window(sample, 0, dataset.samples[sample].length).actions
-    return actions
 
 
 def action_tape(

@@ -164,6 +164,16 @@ def test_dreams_beyond_the_clips_of_a_training_are_told_of_where_the_window_show
     assert list(beyond_training(short, tmp_path / "nowhere", models)) == []
 
 
+def test_drives_that_the_tokenizer_learned_from_are_said_to_be_not_held_out(
+    config: OpenLoop, tokenizer: Tokenizer, world: WorldModel, tmp_path: Path
+) -> None:
+    drives = replace(config, tokenizer=tmp_path / "tokenizer", held_out=tmp_path / "data", context=1, horizon=1)
+    for data, told in ((f"{tmp_path}/other", False), (f"{tmp_path}/other/../data", True)):
+        write_json(tmp_path / "tokenizer/config.json", {"data": data})
+        found = list(beyond_training(drives, tmp_path / "nowhere", Models(tokenizer, world)))
+        assert found == [f"{tmp_path}/tokenizer was trained on {tmp_path}/data: these drives are not held out"] * told
+
+
 def test_sizes_that_make_no_sense_are_named(config: OpenLoop) -> None:
     with pytest.raises(ValueError, match="starts=1, needs at least 2"):
         replace(config, starts=1)
