@@ -13,6 +13,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,13 +138,13 @@ def _generated(config: BenchModel, dynamics: DynamicsConfig, conditions: Conditi
     contexts = sorted({min(context, window) for context in config.contexts})
     models = {size: Generation(_with_window(dynamics, size), conditions) for size in sorted({window, contexts[0]})}
     rows = []
-    for context in contexts:
-        for batch in config.batches:
-            say(f"generation: {batch} worlds, {context} frames of context")
-            able = [model for size, model in models.items() if context <= size]
-            for acting in (True, False):
-                rows += measure_in_turns(able, Clips(batch, context), frames=config.frames, acting=acting)
-    return rows
+    for batch, acting in product(config.batches, (True, False)):
+        say(f"generation: {batch} worlds, {'acting' if acting else 'dreaming'}")
+        cases = [
+            (model, Clips(batch, context)) for context in contexts for size, model in models.items() if context <= size
+        ]
+        rows += measure_in_turns(cases, frames=config.frames, acting=acting)
+    return sorted(rows, key=lambda row: (row["context"], row["batch"], not row["acting"]))
 
 
 def _with_window(dynamics: DynamicsConfig, window: int) -> DynamicsConfig:

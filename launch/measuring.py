@@ -149,7 +149,7 @@ class Generation:
 
     def measure(self, context: Clips, *, frames: int, acting: bool) -> dict[str, Any]:
         """So many frames after a context; acting, each action waits for the agent output of the frame before it."""
-        return measure_in_turns([self], context, frames=frames, acting=acting)[0]
+        return measure_in_turns([(self, context)], frames=frames, acting=acting)[0]
 
     def run(self, clip: LatentClip, actions: Tensor, acting: bool) -> tuple[float, float, float]:
         """Seconds of taking in the context, of the first frame after it, and of the frames after that."""
@@ -182,20 +182,24 @@ class Generation:
         return Simulator(world, agent_tokens=token, generator=generator)
 
 
-def measure_in_turns(
-    models: Sequence[Generation], context: Clips, *, frames: int, acting: bool
-) -> list[dict[str, Any]]:
-    """A row for each model, of the same latents; they run by turns, so that a slow spell falls on all."""
-    config, conditions = models[0].config, models[0].conditions
+def measure_in_turns(cases: Sequence[tuple[Generation, Clips]], *, frames: int, acting: bool) -> list[dict[str, Any]]:
+    """A row for each model and context, which run by turns: so that a slow spell of the machine falls on all."""
+    conditions = cases[0][0].conditions
     device = conditions.device
     _forget_peak(device)
-    with fits(f"{context.batch} worlds x {context.frames} frames", "give smaller --batches or --contexts"):
-        clip = random_latents(config, context, device)
-        actions = random_actions(config.actions, Clips(context.batch, frames), device)
-        rounds = [[model.run(clip, actions, acting) for model in models] for _ in range(conditions.repeats + 1)]
+    with fits(
+        " or ".join(f"{c.batch} worlds x {c.frames} frames" for _, c in cases), "give smaller --batches or --contexts"
+    ):
+        config, contexts = cases[0][0].config, dict.fromkeys(context for _, context in cases)
+        clips = {context: random_latents(config, context, device) for context in contexts}
+        actions = {c: random_actions(config.actions, Clips(c.batch, frames), device) for c in contexts}
+        rounds = [
+            [model.run(clips[context], actions[context], acting) for model, context in cases]
+            for _ in range(conditions.repeats + 1)
+        ]
     peak = round(memory_gb(device) * 1e9)
     rows = []
-    for model, runs in zip(models, zip(*rounds[1:], strict=True), strict=True):  # the first round warms up
+    for (model, context), runs in zip(cases, zip(*rounds[1:], strict=True), strict=True):  # the first round warms up
         prefill, first, rest = (list(times) for times in zip(*runs, strict=True))
         rows.append(
             {
@@ -204,7 +208,7 @@ def measure_in_turns(
                 "window": model.config.transformer.window,
                 "frames_per_s": context.batch * frames / median(rest),
                 "first_frame_s": median(first),
-                "floor_s": model.floor(clip, actions[:, :COUNTED_FRAMES], acting),
+                "floor_s": model.floor(clips[context], actions[context][:, :COUNTED_FRAMES], acting),
                 "acting": acting,
                 "compiled": is_compiled(model.world),
                 "frame_s": median(rest) / frames,
