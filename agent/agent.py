@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from agent.heads import EndHead, HeadConfig, PolicyHead, TwoHot
 from dynamics.world_model import DynamicsConfig, WorldModel
+from tokenizer.draws import Draws, of_rows
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
@@ -59,7 +60,7 @@ class Agent(nn.Module):
         """h_t, what the heads read."""
         return agent_output.float().flatten(-2)
 
-    def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Video loss and reward loss on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
 
         The first half of the batch is uniform, the second relevant (see `agent.relevance`).
@@ -68,7 +69,7 @@ class Agent(nn.Module):
         if len(batch.task) != 2 * count or not count:
             raise ValueError(f"half of a batch is uniform, half relevant: {len(batch.task)} rows are no two halves")
         uniform, relevant = batch[:count], batch[count:]
-        video, metrics = self.world(uniform, generator)
+        video, metrics = self.world(uniform, of_rows(generator, slice(count)))
         hidden = self.read(batch, generator)
         reward = self.reward_loss(hidden[:count], uniform)
         end = self.end_loss(hidden[:count], uniform)
@@ -78,7 +79,7 @@ class Agent(nn.Module):
         metrics |= {"policy_loss": policy.detach(), "reward_loss": reward.detach(), "end_loss": end.detach()}
         return loss, metrics
 
-    def read(self, batch: LatentClip, generator: torch.Generator) -> Float[Tensor, "b t f"]:
+    def read(self, batch: LatentClip, generator: Draws) -> Float[Tensor, "b t f"]:
         """h_t of every frame, at the signal level that contexts have."""
         noisy = self.world.corrupt_context(self.world.standardise(batch.latents), generator)
         tokens = self.tokens(batch.task).unsqueeze(1).expand(-1, noisy.shape[1], -1, -1)

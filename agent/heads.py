@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dynamics.actions import ActionSpace
 from tokenizer.attention import Norm
+from tokenizer.draws import Draws, uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +171,13 @@ class PolicyHead(nn.Module):
         return total
 
     @torch.no_grad()
-    def sample(self, hidden: Float[Tensor, "b h"], generator: torch.Generator) -> Float[Tensor, "b a"]:
+    def sample(self, hidden: Float[Tensor, "b h"], generator: Draws) -> Float[Tensor, "b a"]:
         """Draws the next action."""
         context = hidden.float().unsqueeze(-2)
         values: list[Tensor] = []
         for i, count in enumerate(self.classes):
             chances = self._part(context, i, 1)[..., 0, :].exp()
-            index: Int[Tensor, "b"] = torch.multinomial(chances, 1, generator=generator).squeeze(-1)
+            index = draw_class(chances, generator)
             if i < len(self.context_embed):
                 context = context + self.context_embed[i](F.one_hot(index, count).float()).unsqueeze(-2)
             values.append(self.bins[index] if i < self.num_continuous else index.float())
@@ -186,3 +187,10 @@ class PolicyHead(nn.Module):
         weight = self.out_heads[part][:distances]
         logits = torch.einsum("...lh,lhk->...lk", F.silu(context.expand(*context.shape[:-2], distances, -1)), weight)
         return logits.float().log_softmax(-1)
+
+
+def draw_class(chances: Float[Tensor, "b k"], generator: Draws) -> Int[Tensor, "b"]:
+    """One class of each row."""
+    drawn = uniform(generator, (len(chances), 1)) * chances.sum(-1, keepdim=True)
+    index: Tensor = (chances.cumsum(-1) <= drawn).sum(-1)
+    return index.clamp_max(chances.shape[-1] - 1)

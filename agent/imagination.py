@@ -15,6 +15,7 @@ from agent.agent import Agent, AgentConfig
 from agent.heads import TwoHot
 from agent.pmpo import lambda_return, pmpo_loss
 from dynamics.simulator import Simulator
+from tokenizer.draws import Draws
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
@@ -63,7 +64,7 @@ class Imagination(nn.Module):
 
     steps_seen: Tensor
 
-    def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and value loss on one dream from each context of the batch."""
         dream = self.dream(batch, generator)
         features, c = dream.features, self.config
@@ -103,7 +104,7 @@ class Imagination(nn.Module):
         return loss, (kl * counts).sum() / counts.sum(), advantage
 
     @torch.no_grad()
-    def dream(self, context: LatentClip, generator: torch.Generator) -> Dream:
+    def dream(self, context: LatentClip, generator: Draws) -> Dream:
         """Rolls the policy out from each context."""
         agent = self.agent
         simulator = Simulator(

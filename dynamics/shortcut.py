@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.draws import Draws, integers, uniform
+
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """f(noisy [b t n d], level [b t], units [b t]) -> estimate of the clean latents [b t n d]."""
 
@@ -26,19 +28,18 @@ class Grid(NamedTuple):
     """d in units of d_min: a power of two."""
 
 
-def draw_grid(shape: tuple[int, int], bootstrap_rows: int, max_steps: int, generator: torch.Generator) -> Grid:
+def draw_grid(shape: tuple[int, int], bootstrap_rows: int, max_steps: int, generator: Draws) -> Grid:
     """Draws (tau, d) of every frame by itself.
 
     The first `bootstrap_rows` rows draw d = 1/2^e uniformly over e, the others stand at d_min. tau is uniform on
     {0, d, .., 1 - d}; frames at d_min may also draw tau = 1, since clean frames are met when sampling.
     """
-    device = generator.device
     exponents = max_steps.bit_length()  # 2^0 .. 2^(exponents - 1) = max_steps units
-    units = 2 ** torch.randint(exponents, shape, generator=generator, device=device)
+    units = 2 ** integers(generator, exponents, shape)
     units[bootstrap_rows:] = 1
     places = max_steps // units + (units == 1).long()
     # In float64: a draw just below 1 must not round up to the next place.
-    draw = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+    draw = uniform(generator, shape, torch.float64)
     return Grid((draw * places).long() * units, units)
 
 

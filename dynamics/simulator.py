@@ -15,6 +15,7 @@ from torch import Tensor
 from dynamics.shortcut import Grid, sample
 from dynamics.world_model import WorldModel
 from tokenizer.cache import Cache
+from tokenizer.draws import Draws, normal
 from tokenizer.records import LatentClip
 
 
@@ -36,7 +37,7 @@ class Simulator:
         *,
         agent_tokens: Float[Tensor, "b s w"] | None = None,
         num_steps: int | None = None,
-        generator: torch.Generator,
+        generator: Draws,
         differentiable: bool = False,
     ) -> None:
         """`agent_tokens` are the agent's input in every frame. `num_steps` overrides the model's K.
@@ -96,7 +97,7 @@ class Simulator:
 
     def _noise(self, action: Tensor) -> Tensor:
         shape = (len(action), 1, *self.model.config.latent_shape)
-        return torch.randn(shape, generator=self.generator, device=action.device)
+        return normal(self.generator, shape)
 
     def _sample(self, noise: Tensor, rows: Tensor, known: Tensor, first: Tensor | None = None) -> Tensor:
         cache = self._running()

@@ -26,7 +26,7 @@ from dynamics.shortcut import (
     velocity_weight,
 )
 from tokenizer.cache import Cache, Past
-from tokenizer.losses import draw_count
+from tokenizer.draws import Draws, normal, of_rows, split_rows
 from tokenizer.records import LatentClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
@@ -146,27 +146,28 @@ class WorldModel(nn.Module):
         """Standardised latents back to the tokenizer's range (-1, 1)."""
         return (latents.float() * self.latent_std + self.latent_mean).clamp(-1, 1)
 
-    def forward(self, batch: LatentClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shortcut forcing loss (eq. 7) of a batch whose first rows are bootstrap rows, and the last ones images."""
+    def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Shortcut forcing loss (eq. 7) of a batch. Some rows are bootstrap rows, which are put first, some images."""
         count = batch.latents.shape[0]
-        rows = self.bootstrap_rows(count, generator)
-        images = min(draw_count(self.config.image_share, count, generator), count - rows)
+        bootstrap, images, others = split_rows(generator, count, self.bootstrap_share(), self.config.image_share)
+        order, rows = [*bootstrap, *others, *images], len(bootstrap)
+        batch, generator = batch[order], of_rows(generator, order)
         clean = self.standardise(batch.latents)
         grid = draw_grid((count, clean.shape[1]), rows, self.config.max_steps, generator)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noise = normal(generator, clean.shape)
         noisy = corrupt(clean, noise, grid.level, self.config.max_steps)
         target = self.targets(noisy[:rows], Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
-        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=images)
+        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=len(images))
         return self.loss(estimate, clean, target, grid)
 
-    def bootstrap_rows(self, count: int, generator: torch.Generator) -> int:
-        """How many of so many rows are bootstrap rows at this step; in training, counts the step."""
+    def bootstrap_share(self) -> float:
+        """Of the rows of this step; in training, counts the step."""
         if self.config.objective == "diffusion":
-            return 0
+            return 0.0
         if not self._warm and self.training:
             self.steps_seen += 1
             self._warm = bool(self.steps_seen > self.config.bootstrap_warmup)
-        return draw_count(self.config.bootstrap_share, count, generator) if self._warm else 0
+        return self.config.bootstrap_share if self._warm else 0.0
 
     @torch.no_grad()
     def targets(self, noisy: Float[Tensor, "r t n d"], grid: Grid, batch: LatentClip) -> Float[Tensor, "r t n d"]:
@@ -305,9 +306,9 @@ class WorldModel(nn.Module):
         level: Int[Tensor, "b t"] = torch.full(shape, self.config.context_level, device=self.latent_mean.device)
         return Grid(level, torch.ones_like(level))
 
-    def corrupt_context(self, clean: Float[Tensor, "b t n d"], generator: torch.Generator) -> Float[Tensor, "b t n d"]:
+    def corrupt_context(self, clean: Float[Tensor, "b t n d"], generator: Draws) -> Float[Tensor, "b t n d"]:
         """Standardised latents as every context and commit pass sees them."""
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noise = normal(generator, clean.shape)
         grid = self.context_grid((clean.shape[0], clean.shape[1]))
         return corrupt(clean, noise, grid.level, self.config.max_steps)
 

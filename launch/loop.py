@@ -2,8 +2,9 @@
 
 It knows this of a model: `model(batch, generator)` is its training loss, `(loss, metrics)`; where terms are normalised,
 the metrics hold the raw "loss" that is logged in its place. `model.config`, if any, is the frozen dataclass it was made
-from and goes into the checkpoint. All randomness of a step comes from `generator`, which is seeded by (seed, step,
-rank): so a resumed run equals one that was never stopped.
+from and goes into the checkpoint. All randomness of a step comes from `generator`, whose numbers are a
+function of (seed, step, row), rows counted over all ranks: so a resumed run equals one that was never stopped, and two
+processes with half the rows each learn what one with all of them learns.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from launch.ema import Ema
 from launch.interrupt import Interrupts
 from launch.optimizers import OptimizerConfig, learning_rate, make_optimizers
 from launch.report import Report
+from tokenizer.draws import Rows
 from tokenizer.records import Clip
 
 
@@ -40,6 +41,8 @@ class Stream(Protocol):
 class LoopConfig(OptimizerConfig):
     """In a command's config it is `loop: Annotated[LoopConfig, tyro.conf.arg(name="")]`, so that `--steps` sets it."""
 
+    accumulate: int = 1
+    """Batches whose gradients make up a step: as if its rows were so many times as many, in the memory of one."""
     grad_clip: float = 1.0
     """The gradient's norm is cut to this."""
     ema_decay: float = 0.999
@@ -63,7 +66,7 @@ class LoopConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("log_every", "save_every", "keep", "grad_clip"):
+        for name in ("log_every", "save_every", "keep", "grad_clip", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         if not 0 <= self.ema_decay < 1:
@@ -96,6 +99,7 @@ def train(
     path = checkpoint.latest(run)
     if path is not None:
         checkpoint.load_into(model, path)  # before it is wrapped: a wrapper may keep copies of the weights
+    accelerator.gradient_accumulation_steps = config.accumulate
     optimizers = make_optimizers(model, config)
     wrapped, *stepped = accelerator.prepare(model, *optimizers)
     ema = Ema(model, config.ema_decay)
@@ -104,7 +108,6 @@ def train(
         accelerator.print(f"already done: {run} is at step {start.step} of {config.steps}; raise --steps to go on")
         return
     trainable = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator(accelerator.device)
     batches = iter(stream)
     report = Report(run, accelerator, first_step=start.step + 1, last_step=config.steps, seconds=start.seconds)
     with report, Interrupts() as interrupts:
@@ -113,20 +116,17 @@ def train(
             report.say(f"warning: {start.warning}")
         wrapped.train()
         for step in range(start.step + 1, config.steps + 1):
-            batch = next(batches).to(accelerator.device)
-            generator.manual_seed(step_seed(config.seed, step, accelerator.process_index))
             rate = set_learning_rate(optimizers, step, config)
-            loss, metrics = wrapped(batch, generator)
-            accelerator.backward(loss)
+            loss, metrics = _gradient(wrapped, batches, step, config, accelerator, report)
             norm = torch.as_tensor(accelerator.clip_grad_norm_(trainable, config.grad_clip))
-            finite, interrupted = agree(accelerator, loss.detach() + norm, interrupts.received)
+            finite, interrupted = agree(accelerator, loss + norm, interrupts.received)
             if not finite:
                 raise ValueError(describe_non_finite(run, step, {"loss": loss, "grad_norm": norm, **metrics}))
             for optimizer in stepped:
                 optimizer.step()
                 optimizer.zero_grad()
             ema.update(model, step)
-            report.count(step, batch.labeled.numel())
+            report.count(step)
 
             if every(step, config.log_every, last=config.steps):
                 report.log({"loss": loss, **metrics, "grad_norm": norm, "learning_rate": rate})
@@ -152,14 +152,36 @@ def train(
                 raise SystemExit(128 + interrupted)
 
 
+def _gradient(
+    wrapped: nn.Module,
+    batches: Iterator[Clip],
+    step: int,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    report: Report,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Leaves the gradient of a step in the parameters; gives the means of its batches' losses and metrics."""
+    found: list[dict[str, Tensor]] = []
+    for part in range(config.accumulate):
+        with report.waiting():
+            batch = next(batches).to(accelerator.device)
+        count = batch.labeled.shape[0]
+        first = count * (accelerator.num_processes * part + accelerator.process_index)
+        rows = Rows(config.seed, step, first, count, accelerator.device)
+        with accelerator.accumulate(wrapped):  # ranks exchange gradients after the last part only
+            loss, metrics = wrapped(batch, rows)
+            accelerator.backward(loss)  # divides by the number of parts
+        report.saw(batch.labeled.numel())
+        found.append({"": loss.detach(), **metrics})
+    means = found[0]
+    if config.accumulate > 1:
+        means = {name: torch.stack([part[name].detach().float() for part in found]).mean(0) for name in found[0]}
+    return means.pop(""), means
+
+
 def every(step: int, interval: int, *, last: int) -> bool:
     """Whether something that happens each `interval` steps (0: only at the end) happens at this one."""
     return step == last or (interval > 0 and step % interval == 0)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Far apart for neighbouring steps and ranks."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def set_learning_rate(optimizers: list[Optimizer], step: int, config: OptimizerConfig) -> float:

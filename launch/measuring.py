@@ -6,6 +6,7 @@ Axes: b worlds, t frames, a the flat action row.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -26,6 +27,7 @@ from launch.presets import Clips
 from launch.random_clips import random_actions, random_clips, random_latents
 from launch.report import memory_gb
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
+from tokenizer.draws import Rows
 from tokenizer.records import LatentClip
 
 WARM_STEPS = 2
@@ -99,10 +101,10 @@ def _products(
 
 def training_step(model: nn.Module, batch: Any, accelerator: Accelerator) -> Callable[[], None]:
     wrapped = accelerator.prepare(model)
-    generator = torch.Generator(accelerator.device).manual_seed(0)
+    numbers = count()
 
     def step() -> None:
-        loss, _ = wrapped(batch, generator)
+        loss, _ = wrapped(batch, Rows(0, next(numbers), 0, len(batch.task), accelerator.device))
         accelerator.backward(loss)
         model.zero_grad()
 

@@ -29,6 +29,8 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Applied to matrices only: not to biases, gains and other vectors."""
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    """Added to the root of AdamW's second moment."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "learning_rate"):
@@ -77,4 +79,4 @@ def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer
         {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)

@@ -31,6 +31,7 @@ class Report:
         self.seconds = seconds
         """Spent training so far, by this process and by those it resumed from."""
         self._window = [0, 0, 0.0]  # steps, frames and seconds since the last log
+        self._waited = 0.0
         self._mark = time.perf_counter()
         self._next_line = 0.0
         self._file: TextIO | None = None
@@ -69,11 +70,21 @@ class Report:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             sys.stdout.flush()
 
-    def count(self, step: int, frames: int) -> None:
-        """Notes that a step over so many frames of this rank is done."""
+    def saw(self, frames: int) -> None:
+        """Notes that this rank learned from so many frames."""
+        self._window[1] += frames * self.accelerator.num_processes
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside the block is spent waiting for data."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def count(self, step: int) -> None:
+        """Notes that a step is done."""
         self.step = step
         self._window[0] += 1
-        self._window[1] += frames * self.accelerator.num_processes
         self._bar.update(self._task, completed=step)
 
     @contextmanager
@@ -88,10 +99,11 @@ class Report:
         values = self._average(metrics)
         self._tick()
         steps, frames, seconds = self._window
-        self._window = [0, 0, 0.0]
+        waited, self._window, self._waited = self._waited, [0, 0, 0.0], 0.0
         values |= {
             "steps_per_second": steps / seconds,
             "frames_per_second": frames / seconds,
+            "data_wait_share": waited / seconds,
             "memory_gb": memory_gb(self.accelerator.device),
         }
         self.write(values)

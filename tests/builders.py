@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from dynamics.actions import ActionSpace
-from dynamics.world_model import DynamicsConfig
+from dynamics.world_model import DynamicsConfig, WorldModel
 from tokenizer.autoencoder import TokenizerConfig
+from tokenizer.draws import Draws, split_rows
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.transformer import TransformerConfig
 
@@ -73,3 +74,10 @@ def episode_clip(batch: int, time: int, size: int = 8, seed: int = 0) -> Episode
         is_first=none,
         task=torch.zeros(batch, dtype=torch.int64),
     )
+
+
+def in_order(world: WorldModel, clip: LatentClip, draws: Draws) -> LatentClip:
+    """The rows as the model's loss puts them: bootstrap rows first, images last."""
+    shares = world.config.bootstrap_share, world.config.image_share
+    bootstrap, images, others = split_rows(draws, len(clip.task), *shares)
+    return clip[[*bootstrap, *others, *images]]

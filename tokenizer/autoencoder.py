@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from tokenizer.cache import Cache
-from tokenizer.losses import RunningRMS, draw_count
+from tokenizer.draws import Draws, of_rows, split_rows, uniform
+from tokenizer.losses import RunningRMS
 from tokenizer.metrics import psnr
 from tokenizer.perceptual import PerceptualDistance
 from tokenizer.records import EpisodeClip
@@ -92,12 +93,13 @@ class Tokenizer(nn.Module):
         # In a list: the frozen network is neither trained nor saved with the tokenizer.
         self._perceptual = [PerceptualDistance()] if config.perceptual_weight else []
 
-    def forward(self, batch: EpisodeClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction loss of a masked clip (eq. 5)."""
-        video = to_float(batch.frames)
-        images = draw_count(self.config.image_share, len(video), generator)
-        latents = self.encode(video, self.draw_mask(video, generator), images)
-        recon = self.decode(latents, images)
+    def forward(self, batch: EpisodeClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction loss of a masked clip (eq. 5). Some rows are taken as images, which are put last."""
+        images, others = split_rows(generator, len(batch.frames), self.config.image_share)
+        order = [*others, *images]
+        video = to_float(batch.frames[order])
+        latents = self.encode(video, self.draw_mask(video, of_rows(generator, order)), len(images))
+        recon = self.decode(latents, len(images))
         mse = (recon.float() - video).square().mean()
         loss = self.mse_rms(mse)
         metrics = {
@@ -112,11 +114,11 @@ class Tokenizer(nn.Module):
             metrics |= {"loss": mse + self.config.perceptual_weight * distance, "perceptual": distance}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
-    def draw_mask(self, video: Float[Tensor, "b t c h w"], generator: torch.Generator) -> Bool[Tensor, "b t p"]:
+    def draw_mask(self, video: Float[Tensor, "b t c h w"], generator: Draws) -> Bool[Tensor, "b t p"]:
         """Each frame its own probability, each patch by itself."""
         shape = (*video.shape[:2], self.config.num_patches)
-        chance = torch.rand(shape[:2], generator=generator, device=video.device) * self.config.max_mask
-        return torch.rand(shape, generator=generator, device=video.device) < chance.unsqueeze(-1)
+        chance = uniform(generator, shape[:2]) * self.config.max_mask
+        return uniform(generator, shape) < chance.unsqueeze(-1)
 
     def encode(
         self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None, images: int = 0

@@ -1,21 +1,8 @@
-"""What the losses share: running-RMS normalisation, and how many rows of a batch are of a kind."""
+"""What the losses share: running-RMS normalisation."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
-
-_COUNT = 6
-"""Begins the seed, so that no other use of the step's seed draws the same."""
-
-
-def draw_count(share: float, count: int, generator: torch.Generator) -> int:
-    """How many of `count` rows are of a kind that has this share: whole rows, right on average over the steps.
-
-    A function of the seed of the step's generator, which is left as it is: no device is asked, nor waited for.
-    """
-    whole, rest = divmod(share * count, 1)
-    return int(whole) + bool(np.random.default_rng((_COUNT, generator.initial_seed())).random() < rest)
 
 
 class RunningRMS(nn.Module):

@@ -33,7 +33,7 @@ class Clip:
     def to(self, device: torch.device | str) -> Self:
         return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
-    def __getitem__(self, rows: slice | Tensor) -> Self:
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Self:
         """The rows of a batch that an index along b selects."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 

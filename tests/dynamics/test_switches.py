@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynamics.shortcut import Grid, corrupt, draw_grid, sample
 from dynamics.world_model import DynamicsConfig, WorldModel
-from tests.builders import DYNAMICS, SMALL, latent_clip, randomised, seeded
+from tests.builders import DYNAMICS, SMALL, in_order, latent_clip, randomised, seeded
 from tokenizer.records import LatentClip
 
 FRAMES = 6
@@ -28,7 +28,7 @@ def make(**changes: Any) -> WorldModel:
 
 
 def drawn(world: WorldModel, clip: LatentClip, rows: int, seed: int = 0) -> tuple[Tensor, Tensor, Grid]:
-    """Clean and noisy latents and their grid, as `forward` draws them."""
+    """Clean and noisy latents and their grid, as `forward` draws them for rows in its order."""
     generator = seeded(seed)
     grid = draw_grid((len(clip.task), clip.num_frames), rows, world.config.max_steps, generator)
     clean = world.standardise(clip.latents)
@@ -107,7 +107,7 @@ def test_plain_diffusion_forcing_is_never_told_a_step_size_nor_bootstraps() -> N
         for units in (1, 4)
     )
     assert torch.equal(small, large)
-    assert world.config.bootstrap_share > 0 and world.bootstrap_rows(4, seeded()) == 0
+    assert world.config.bootstrap_share > 0 and world.bootstrap_share() == 0
     shortcut = make()
     assert not torch.equal(
         *(
@@ -119,17 +119,17 @@ def test_plain_diffusion_forcing_is_never_told_a_step_size_nor_bootstraps() -> N
 
 def test_the_bootstrap_begins_after_its_warmup_also_when_training_resumes_within_it() -> None:
     world, clip = make(bootstrap_warmup=3, bootstrap_share=0.5), latent_clip(4, FRAMES)
-    assert [world.bootstrap_rows(4, seeded()) for _ in range(2)] == [0, 0]
+    assert [world.bootstrap_share() for _ in range(2)] == [0, 0]
     world.eval()
-    assert [world.bootstrap_rows(4, seeded()) for _ in range(5)] == [0] * 5  # only training steps count
+    assert [world.bootstrap_share() for _ in range(5)] == [0] * 5  # only training steps count
     resumed = WorldModel(world.config)
     resumed.load_state_dict(world.state_dict())
-    assert [resumed.bootstrap_rows(4, seeded()) for _ in range(3)] == [0, 2, 2]
+    assert [resumed.bootstrap_share() for _ in range(3)] == [0, 0.5, 0.5]
     assert resumed(clip, seeded())[1]["bootstrap_error"] > 0
     finished = WorldModel(world.config)
     finished.load_state_dict(resumed.state_dict())
-    assert finished.bootstrap_rows(4, seeded()) == 2
-    assert WorldModel(DYNAMICS).bootstrap_rows(4, seeded()) == 1
+    assert finished.bootstrap_share() == 0.5
+    assert WorldModel(DYNAMICS).bootstrap_share() == DYNAMICS.bootstrap_share
 
 
 @pytest.mark.parametrize(("share", "images"), [(0.0, 0), (0.5, 2), (1.0, 3)])
@@ -137,6 +137,7 @@ def test_a_share_of_the_rows_learns_as_separate_images(share: float, images: int
     """Bootstrap rows stay video: their teacher sees them as video."""
     world, clip = make(image_share=share), latent_clip(4, FRAMES)
     loss, _ = world(clip, seeded())
+    clip = in_order(world, clip, seeded())
     clean, noisy, grid = drawn(world, clip, rows=1)
     target = world.targets(noisy[:1], Grid(grid.level[:1], grid.units[:1]), clip[:1])
     estimate, _ = world.denoise(noisy, grid, clip.actions, clip.labeled)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dynamics.shortcut import Grid, draw_grid
 from dynamics.world_model import DynamicsConfig, WorldModel
-from tests.builders import DYNAMICS, MIXED, SMALL, action_rows, latent_clip, randomised, seeded
+from tests.builders import DYNAMICS, MIXED, SMALL, action_rows, in_order, latent_clip, randomised, seeded
+from tokenizer.draws import Rows
 from tokenizer.records import LatentClip
 
 FRAMES = 6
@@ -119,7 +120,7 @@ def test_registers_are_optional(clip: LatentClip) -> None:
 
 def reference_loss(student: WorldModel, teacher: WorldModel, clip: LatentClip, rows: int, seed: int) -> Tensor:
     """Eq. 7 and 8, written out frame by frame as the paper has them."""
-    k_max = student.config.max_steps
+    k_max, clip = student.config.max_steps, in_order(student, clip, seeded(seed))
     generator = seeded(seed)
     grid = draw_grid((len(clip.task), clip.num_frames), rows, k_max, generator)
     noise = torch.randn(clip.latents.shape, generator=generator)
@@ -214,9 +215,9 @@ def test_it_overfits_one_batch() -> None:
     clip = replace(clip, labeled=torch.ones_like(clip.labeled))  # the first action tells the clips apart
     world.fit_standardisation(clip.latents)
     optimizer = torch.optim.AdamW(world.parameters(), lr=5e-3, weight_decay=0.0)
-    generator, losses = seeded(), []
-    for _ in range(300):
-        loss, _ = world(clip, generator)
+    losses = []
+    for step in range(300):
+        loss, _ = world(clip, Rows(0, step, 0, 2, torch.device("cpu")))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from launch import checkpoint
 from launch.distributed import make_accelerator
 from launch.ema import Ema
-from launch.loop import LoopConfig, step_seed, train
+from launch.loop import LoopConfig, train
 from launch.optimizers import learning_rate, make_optimizers
 
 HERE = Path(__file__).parent
@@ -197,10 +197,6 @@ def test_only_matrices_decay_and_muon_takes_the_hidden_ones() -> None:
     assert [id(p) for g in muon.param_groups for p in g["params"]] == [id(model.body.weight)]
     others = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert others == {id(model.head.weight), id(model.head.bias), id(model.body.bias)}
-
-
-def test_steps_and_ranks_draw_different_numbers() -> None:
-    assert len({step_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(4)}) == 1000
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenizer.draws import Draws, normal
 from tokenizer.records import EpisodeClip
 
 
@@ -33,7 +34,8 @@ class TinyStream:
     def __iter__(self) -> Iterator[EpisodeClip]:
         while self.taken < self.die_after:
             self.taken += 1
-            yield clip(self.taken, self.size)[slice(self.rank, None, self.ranks)]
+            rows = self.size // self.ranks
+            yield clip(self.taken, self.size)[slice(self.rank * rows, (self.rank + 1) * rows)]
         raise RuntimeError("killed")
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,9 +58,9 @@ class TinyModel(nn.Module):
 
     scale: Tensor
 
-    def forward(self, batch: EpisodeClip, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: EpisodeClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         colours = batch.frames.float().mean((-1, -2)) / 255
-        noise = self.noise * torch.randn(colours.shape, generator=generator, device=colours.device)
+        noise = self.noise * normal(generator, colours.shape)
         error = (self.head(self.body(colours + noise)).float() * self.frozen - colours).square().mean()
         self.scale.lerp_(error.detach(), 0.1)
         return error / self.scale, {"error": error.detach()}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenizer.losses import RunningRMS, draw_count
+from tokenizer.losses import RunningRMS
 
 
 def test_the_first_loss_becomes_one_and_the_next_are_mixed_in() -> None:
@@ -48,16 +48,3 @@ def test_the_estimate_is_saved() -> None:
     rms(torch.tensor(3.0))
     other.load_state_dict(rms.state_dict())
     torch.testing.assert_close(other.eval()(torch.tensor(3.0)), torch.tensor(1.0))
-
-
-@pytest.mark.parametrize(("share", "count", "least"), [(0.25, 2, 0), (0.3, 4, 1), (0.9, 1, 0), (0.25, 6, 1)])
-def test_a_share_of_few_rows_is_right_on_average(share: float, count: int, least: int) -> None:
-    """Rounded, a quarter of two rows was none at all: batches of long clips never met the bootstrap."""
-    counts = [draw_count(share, count, torch.Generator().manual_seed(step)) for step in range(2000)]
-    assert set(counts) == {least, least + 1}
-    assert sum(counts) / len(counts) == pytest.approx(share * count, abs=0.04)
-
-
-@pytest.mark.parametrize(("share", "count", "rows"), [(0.25, 8, 2), (0.0, 3, 0), (1.0, 3, 3)])
-def test_a_share_that_is_whole_rows_is_these_rows(share: float, count: int, rows: int) -> None:
-    assert {draw_count(share, count, torch.Generator().manual_seed(step)) for step in range(100)} == {rows}
