@@ -13,4 +13,4 @@ def relevant_clips(dataset: Dataset) -> Dataset:
     """
     bound = median(sample.reward_sum for sample in dataset.samples)
     better = [sample for sample in dataset.samples if sample.reward_sum >= bound]
-    return Dataset(dataset.folder, dataset.meta, better)
+    return dataset.only(better)

@@ -97,12 +97,13 @@ def _design(config: Ablate) -> TrainDynamics:
     """The finished design, for the data's latents. Raises ValueError where these are of another tokenizer."""
     training = config.training
     half = training.loop.precision == "bf16"
-    meta = open_source(training.data, "latents", training.tokenizer, default_device(), half=half).meta
+    source = open_source(training, "latents", training.tokenizer, default_device(), half=half)
+    meta = source.meta
     mark = fingerprint(load_tokenizer(config.tokenizer))
     if meta.tokenizer != mark:
         raise ValueError(
-            f"{training.data} gives latents of tokenizer {meta.tokenizer or 'unknown'}, but {config.tokenizer} is of "
-            f"tokenizer {mark}: give the one that made them"
+            f"{source.dataset.name} gives latents of tokenizer {meta.tokenizer or 'unknown'}, but {config.tokenizer} "
+            f"is of tokenizer {mark}: give the one that made them"
         )
     tokens, channels = meta.item_shape
     actions = ActionSpace.from_json(meta.action_space)

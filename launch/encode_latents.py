@@ -32,9 +32,9 @@ from launch.training import open_dataset
 from launch.workers import Bar, Tell, carry_out
 from tokenizer.autoencoder import Tokenizer
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import INDEX, CorruptSample, DatasetMeta, SampleEntry, shard_name
+from tokenizer.shard_format import INDEX, CorruptSample, DatasetMeta, shard_name
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
-from tokenizer.shards import Dataset
+from tokenizer.shards import Dataset, Sample
 
 PARTS = ("train", "held_out")
 FRAMES_READ = 256
@@ -114,12 +114,12 @@ def encode_latents(config: EncodeLatents) -> None:
 
 def _orders(config: EncodeLatents, video: Dataset, folder: Path, meta: DatasetMeta) -> list[ShardOrder]:
     """One latent shard for each video shard."""
-    samples: dict[str, list[SampleEntry]] = {}
+    samples: dict[str, list[Sample]] = {}
     for sample in video.samples:
-        samples.setdefault(sample.shard, []).append(sample)
+        samples.setdefault(sample.shard.name, []).append(sample)
     return [
         ShardOrder(
-            video=Dataset(video.folder, video.meta, samples[shard]),
+            video=video.only(samples[shard]),
             folder=folder,
             number=number,
             meta=meta,
@@ -196,8 +196,8 @@ def encode_shard(order: ShardOrder, tell: Tell) -> None:
                 except CorruptSample as error:
                     tell(order.path, 0, f"skipped: {error}")
             if not writer.samples:
-                shard = order.video.folder / order.video.samples[0].shard
-                raise ValueError(f"every sample of {shard} is corrupt: copy it again, or collect it anew")
+                shard = order.video.samples[0].shard
+                raise ValueError(f"every sample of {shard.place}/{shard} is corrupt: copy it again, or collect it anew")
 
 
 @lru_cache(maxsize=1)

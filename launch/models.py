@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from launch import checkpoint
 from launch.compiling import compile_model
 from launch.distributed import has_bf16, say_once
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
-from tokenizer.shard_format import DatasetMeta
+from tokenizer.shard_format import DatasetMeta, read_json
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,8 +31,8 @@ MAKERS = {
 
 
 def newest(run: Path, *models: str) -> Path:
-    """The newest whole checkpoint of a run that must exist, and hold one of these models."""
-    path = checkpoint.latest(run) if run.is_dir() else None
+    """The newest whole checkpoint of a run, or an exported one, that must exist and hold one of these models."""
+    path = checkpoint.find(run) if run.is_dir() else None
     wanted = " or ".join(f"`python -m launch.{MAKERS[model]}`" for model in models)
     if path is None:
         raise ValueError(f"{run} holds no checkpoint: {wanted} makes one")
@@ -43,6 +44,9 @@ def newest(run: Path, *models: str) -> Path:
 
 def identity(path: Path) -> str:
     """Names a checkpoint by when and how it came about, wherever its folder lies now."""
+    if (path / checkpoint.EXPORTED).exists():
+        exported_from: str = read_json(path / "config.json")["exported_from"]
+        return exported_from
     return f"{path.name}-{hashlib.sha256((path / 'state.json').read_bytes()).hexdigest()[:16]}"
 
 
@@ -74,7 +78,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path) -> None:
+def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path | str) -> None:
     """Raises ValueError where a model and what it is used with do not share a tokenizer."""
     if expected != found:
         raise ValueError(
@@ -116,6 +120,15 @@ def default_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _load(model: M, path: Path, part: str = "") -> M:

@@ -161,8 +161,8 @@ def _longest_clip(run: Path) -> int | None:
 
 def _trained_on(run: Path, data: Path) -> bool:
     """Whether a training read this folder, where its own says so."""
-    path = _config(run).get("data")
-    return path is not None and Path(path).resolve() == data.resolve()
+    sources = _config(run).get("data", [])
+    return data.resolve() in [Path(source).resolve() for source in ([sources] if isinstance(sources, str) else sources)]
 
 
 def _config(run: Path) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def load_clips(
         latents += [codes[first : first + length] for first in firsts]
     clips = EpisodeClip.stack(windows)
     if not clips.labeled[:, 1:].all():  # an episode's first frame came with nothing
-        raise ValueError(f"{dataset.folder} holds video whose actions are not known: give held-out drives with actions")
+        raise ValueError(f"{dataset.name} holds video whose actions are not known: give held-out drives with actions")
     shared = {f.name: getattr(clips, f.name) for f in fields(clips) if f.name != "frames"}
     return clips, LatentClip(latents=torch.stack(latents), **shared)
 

@@ -17,7 +17,7 @@ from launch.serial import to_json
 from tokenizer.files import write_atomically
 
 MAY_CHANGE = frozenset(
-    {"run", "steps", "log_every", "save_every", "keep", "num_workers", "compile"}
+    {"run", "steps", "log_every", "save_every", "keep", "num_workers", "compile", "cache", "cache_gb"}
     | {"batch_size", "long_batch_size", "held_out_clips", "activation_checkpointing"}  # what a full memory asks for
 )
 """Fields that leave what was learned so far as it is; `run` is where the folder lies now."""
@@ -89,8 +89,15 @@ def _claim_config(run: Path, config: Any) -> None:
 
 
 def _same_place(old: Mapping[str, Any], name: str, value: Any, run: Path) -> bool:
-    """Whether two strings are one path, written otherwise or moved together with the run's folder."""
+    """Whether two strings are one path, written otherwise or moved together with the run's folder; or lists of such."""
     before, run_before = old[name], old.get("run")
+    if isinstance(before, str) and isinstance(value, list):  # runs of older versions had one place of data
+        before = [before]
+    if isinstance(before, list) and isinstance(value, list):
+        return len(before) == len(value) and all(
+            one == other or _same_place({**old, name: one}, name, other, run)
+            for one, other in zip(before, value, strict=True)
+        )
     if not (isinstance(before, str) and isinstance(value, str) and isinstance(run_before, str)):
         return False
     moved_along = os.path.relpath(before, run_before) == os.path.relpath(value, run)

@@ -129,7 +129,7 @@ def _unlabeled(clips: LatentClip) -> LatentClip:
 
 def summarise(config: StudyActions, values: dict[float, Values], episodes: Sequence[int]) -> dict[str, Any]:
     """`episodes` says of each clip which held-out episode it is a window of."""
-    data, seed, draws = Dataset.open(config.training.data), config.training.loop.seed, draw_clips(episodes)
+    data, seed, draws = config.training.open_data(), config.training.loop.seed, draw_clips(episodes)
     rows = {
         f"{share:g}": {
             "labeled_episodes": sum(keeps_labels(seed, sample.key, share) for sample in data.samples),

@@ -45,7 +45,7 @@ def train_agent(config: TrainAgent) -> None:
 PRESETS = {
     "debug": TrainAgent(
         run=Path("runs/debug/agent"),
-        data=Path("runs/debug/latents/train"),
+        data=("runs/debug/latents/train",),
         dynamics=Path("runs/debug/dynamics"),
         batch_size=4,
         length=10,
@@ -54,7 +54,7 @@ PRESETS = {
     ),
     "laptop": TrainAgent(
         run=Path("runs/laptop/agent"),
-        data=Path("runs/laptop/latents/train"),
+        data=("runs/laptop/latents/train",),
         dynamics=Path("runs/laptop/dynamics"),
         batch_size=8,
         length=24,

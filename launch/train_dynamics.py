@@ -67,7 +67,7 @@ def _say_if_never_past_the_window(config: TrainDynamics) -> None:
 PRESETS = {
     "debug": TrainDynamics(
         run=Path("runs/debug/dynamics"),
-        data=Path("runs/debug/latents/train"),
+        data=("runs/debug/latents/train",),
         batch_size=4,
         length=8,
         standardise_from=4,
@@ -76,7 +76,7 @@ PRESETS = {
     ),
     "laptop": TrainDynamics(
         run=Path("runs/laptop/dynamics"),
-        data=Path("runs/laptop/latents/train"),
+        data=("runs/laptop/latents/train",),
         batch_size=8,
         length=20,
         model=MODELS["laptop"].dynamics,
@@ -93,7 +93,7 @@ PRESETS = {
     ),
     "carracing": TrainDynamics(
         run=Path("runs/carracing/dynamics"),
-        data=Path("runs/carracing/latents/train"),
+        data=("runs/carracing/latents/train",),
         batch_size=8,
         length=20,
         model=MODELS["carracing"].dynamics,

@@ -41,7 +41,7 @@ def train_imagination(config: TrainImagination) -> None:
 PRESETS = {
     "debug": TrainImagination(
         run=Path("runs/debug/imagination"),
-        data=Path("runs/debug/latents/train"),
+        data=("runs/debug/latents/train",),
         agent=Path("runs/debug/agent"),
         batch_size=2,
         length=4,
@@ -50,7 +50,7 @@ PRESETS = {
     ),
     "laptop": TrainImagination(
         run=Path("runs/laptop/imagination"),
-        data=Path("runs/laptop/latents/train"),
+        data=("runs/laptop/latents/train",),
         agent=Path("runs/laptop/agent"),
         batch_size=32,
         length=16,

@@ -49,7 +49,7 @@ def train_tokenizer(config: TrainTokenizer) -> None:
         size, other = source.meta.frame_size, held_out.frames.shape[-2:]
         if size != tuple(other):
             raise ValueError(
-                f"{config.data} has frames of {size[0]}x{size[1]} pixels and {config.held_out} of "
+                f"{source.dataset.name} has frames of {size[0]}x{size[1]} pixels and {config.held_out} of "
                 f"{other[0]}x{other[1]}: give two folders of one size"
             )
         return Tokenizer(replace(config.model, frame_size=size))
@@ -83,7 +83,7 @@ def held_out_windows(config: TrainTokenizer) -> EpisodeClip:
 PRESETS = {
     "debug": TrainTokenizer(
         run=Path("runs/debug/tokenizer"),
-        data=Path("runs/debug/data/train"),
+        data=("runs/debug/data/train",),
         held_out=Path("runs/debug/data/held_out"),
         held_out_clips=2,
         skip_frames=0,
@@ -94,7 +94,7 @@ PRESETS = {
     ),
     "laptop": TrainTokenizer(
         run=Path("runs/laptop/tokenizer"),
-        data=Path("runs/laptop/data/train"),
+        data=("runs/laptop/data/train",),
         held_out=Path("runs/laptop/data/held_out"),
         batch_size=8,
         length=8,
@@ -113,7 +113,7 @@ PRESETS = {
     ),
     "carracing": TrainTokenizer(
         run=Path("runs/carracing/tokenizer"),
-        data=Path("runs/carracing/data/train"),
+        data=("runs/carracing/data/train",),
         held_out=Path("runs/carracing/data/held_out"),
         batch_size=8,
         length=8,

@@ -1,5 +1,6 @@
 """What the training commands share: claim the run's folder, open the data, build the model, run the one loop."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,14 +12,17 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
+from launch import checkpoint
 from launch.compiling import RecomputesLayers, checkpoint_activations, compile_model
 from launch.distributed import accelerated, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.loop import LoopConfig, Stream, train
 from launch.memory import check_size, fits
+from launch.models import newest
 from launch.run_folder import claimed
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
+from tokenizer.storage import ShardCache
 from tokenizer.stream import (
     AlternatingStream,
     AnyStream,
@@ -32,13 +36,35 @@ from tokenizer.stream import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class DataConfig:
+    """Where data are read from."""
+
+    data: tuple[str, ...]
+    """Shards: a folder or its index.json, some shards by a brace pattern (data/shard-{000000..000007}.tar), or
+    any of these at a URL (https://, s3:// and whatever else fsspec reads). Several are read as one."""
+    weights: tuple[float, ...] = ()
+    """How often a sample of each of several datasets is shown; without them by their numbers of samples."""
+    cache: Path = Path("~/.cache/reverie")
+    """Folder on this machine for shards from URLs; processes and runs may share it."""
+    cache_gb: float = 50.0
+    """Room in it: those shards stay that were used last."""
+
+    def __post_init__(self) -> None:
+        if self.cache_gb <= 0:
+            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
+
+    def open_data(self) -> Dataset:
+        """The shards, wherever they are."""
+        cache = ShardCache(folder=self.cache.expanduser(), max_bytes=round(self.cache_gb * 1e9))
+        return Dataset.open(*self.data, weights=self.weights, cache=cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
     """What every training command is told, beside its model."""
 
     run: Path
     """Folder of this run; the same command goes on where it stopped."""
-    data: Path
-    """Folder of the training shards."""
     batch_size: int
     """Clips of a step, on each process."""
     length: int
@@ -51,6 +77,10 @@ class TrainConfig:
     """Clips of a long step, on each process; where not given so many that the frames are those of a short one."""
     labeled_share: float = 1.0
     """Share of the episodes whose actions are shown; the others are video without actions."""
+    mix_shards: int | None = None
+    """Shards whose samples are mixed at a time; where not given all, of shards at URLs 16."""
+    init_from: Path | None = None
+    """Run or exported folder whose weights this training begins with, as far as they fit: to other data or actions."""
     num_workers: int = 0
     """Processes that read the data; 0 reads in the training process."""
     evaluate_every: int = 0
@@ -58,6 +88,9 @@ class TrainConfig:
     loop: Annotated[LoopConfig, tyro.conf.arg(name="")] = LoopConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mix_shards is not None and self.mix_shards < 1:
+            raise ValueError(f"mix_shards={self.mix_shards} must be at least 1")
         if self.long_length is not None and self.long_length <= self.length:
             raise ValueError(f"long_length={self.long_length} is not above length={self.length}")
         for name in ("long_share", "labeled_share"):
@@ -87,11 +120,13 @@ class TrainOnLatents(TrainConfig):
     """Run folder of the tokenizer that encodes video shards; latent shards need none."""
 
     @property
-    def encoder(self) -> Path:
+    def encoder(self) -> str:
         """Where the latents come from, for an error about them."""
-        return self.tokenizer or self.data
+        return str(self.tokenizer or " + ".join(self.data))
 
 
+MIXED_FROM_AFAR = 16
+"""Shards from URLs whose samples are mixed at a time, where nothing else is asked for."""
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 
@@ -140,7 +175,7 @@ def run_training(
         claimed(config.run, config, main_process=accelerator.is_main_process),
     ):
         half = config.loop.precision == "bf16"
-        source = open_source(config.data, kind, tokenizer, accelerator.device, half=half)
+        source = open_source(config, kind, tokenizer, accelerator.device, half=half)
         model = _build(config, build, source, accelerator.device)
         stream = open_stream(config, source.dataset, relevant, accelerator)
         for length, count in stream.too_short.items():
@@ -166,6 +201,8 @@ def _build(
     torch.manual_seed(config.loop.seed)  # the initial weights
     with fits("the model", "choose smaller sizes for --model"):
         model = build(source)
+        if config.init_from is not None:
+            _begin_with(model, config.init_from)
         if config.loop.activation_checkpointing:
             checkpoint_activations(model)
         if config.loop.compile:
@@ -173,6 +210,11 @@ def _build(
             if source.tokenizer is not None:
                 say_once(compile_model(source.tokenizer.model))
     return model
+
+
+def _begin_with(model: nn.Module, run: Path) -> None:
+    fresh = checkpoint.load_matching(model, newest(run, type(model).__name__))
+    say_once(f"begins with the weights of {run}" + (f"; new are {', '.join(fresh)}" if fresh else ""))
 
 
 def _remedy(config: TrainConfig, model: nn.Module) -> str:
@@ -187,14 +229,14 @@ def _remedy(config: TrainConfig, model: nn.Module) -> str:
     )
 
 
-def open_source(data: Path, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
+def open_source(config: TrainConfig, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
     """The data of a training, with the tokenizer of a run on the device where it is to encode them."""
+    dataset = config.open_data()
     if tokenizer is None:
-        return Source(open_dataset(data, kind))
-    dataset = Dataset.open(data)
+        return Source(of_kind(dataset, kind))
     if dataset.meta.kind != "frames":
         raise ValueError(
-            f"{data} holds {dataset.meta.kind}, and --tokenizer {tokenizer} encodes frames: "
+            f"{dataset.name} holds {dataset.meta.kind}, and --tokenizer {tokenizer} encodes frames: "
             "leave --tokenizer out, or give the folder of the video shards"
         )
     return Source(dataset, FrozenTokenizer.load(tokenizer, device, half=half))
@@ -218,6 +260,7 @@ def open_stream(
             seed=config.loop.seed,
             num_workers=config.num_workers,
             labeled_share=config.labeled_share,
+            mix_shards=shards_mixed(config, dataset),
         )
         uniform = ClipStream(dataset, settings, *place)
         return uniform if chosen is None else PairedStream(uniform, ClipStream(chosen, settings, *place))
@@ -234,14 +277,35 @@ def frame_bytes(dataset: Dataset) -> int:
     return prod(dataset.meta.item_shape) * (1 if dataset.meta.kind == "frames" else 4)
 
 
+def shards_mixed(config: TrainConfig, dataset: Dataset) -> int | None:
+    """How many at a time; None are all. Raises ValueError where the cache would lose those still to be read."""
+    remote = {sample.shard for sample in dataset.samples if sample.shard.place.remote}
+    if not remote:
+        return config.mix_shards
+    mixed = min(config.mix_shards or MIXED_FROM_AFAR, len({sample.shard for sample in dataset.samples}))
+    largest = max(shard.num_bytes for shard in remote)
+    ahead = min(2 * mixed, len(remote))  # those that are mixed, and those that come next
+    if ahead * largest > config.cache_gb * 1e9:
+        raise ValueError(
+            f"cache_gb={config.cache_gb} holds fewer than {ahead} shards of up to {largest / 1e9:.3g} GB, and so many "
+            f"are needed to mix {mixed} at a time: give --cache-gb {math.ceil(ahead * largest / 1e8) / 10} or more, or "
+            "a smaller --mix-shards"
+        )
+    return mixed
+
+
 def open_dataset(folder: Path, kind: str) -> Dataset:
+    """The dataset in a folder, if it holds `kind` ("frames" or "latents")."""
+    return of_kind(Dataset.open(folder), kind)
+
+
+def of_kind(dataset: Dataset, kind: str) -> Dataset:
     """The dataset, if it holds `kind` ("frames" or "latents")."""
-    dataset = Dataset.open(folder)
     if dataset.meta.kind != kind:
         remedy = (
             "`python -m launch.encode_latents` turns frames into latents, or --tokenizer RUN does as they are read"
             if kind == "latents"
             else "give the folder of video shards that `python -m launch.collect` made"
         )
-        raise ValueError(f"{folder} holds {dataset.meta.kind}, this command needs {kind}: {remedy}")
+        raise ValueError(f"{dataset.name} holds {dataset.meta.kind}, this command needs {kind}: {remedy}")
     return dataset

@@ -36,12 +36,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"disk full while writing {path}: free some space in {path.parent} or choose a folder on another disk, "
-                "then run the same command again; the files that were finished are kept"
-            ) from error
+        full = disk_full(error, path)
+        if full is not None:
+            raise full from error
         raise
+
+
+def disk_full(error: BaseException, path: Path) -> DiskFull | None:
+    """What to say of an error in writing a file, if it is one of space."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return DiskFull(
+        f"disk full while writing {path}: free some space in {path.parent} or choose a folder on another disk, "
+        "then run the same command again; the files that were finished are kept"
+    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

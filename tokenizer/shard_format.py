@@ -13,7 +13,7 @@ index.json          what the whole dataset is, and its shards
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 FORMAT = "reverie-clips"
 VERSION = 1
@@ -45,8 +45,6 @@ class SampleEntry:
     """What a sidecar says of one sample."""
 
     key: str
-    shard: str
-    """File name of its tar."""
     length: int
     """Frames."""
     start: int
@@ -58,15 +56,13 @@ class SampleEntry:
     members: dict[str, Member]
 
     def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        del data["shard"]
-        data["members"] = {name: list(member) for name, member in self.members.items()}
-        return data
+        return {**asdict(self), "members": {name: list(member) for name, member in self.members.items()}}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], shard: str) -> "SampleEntry":
+    def from_json(cls, data: dict[str, Any], **more: Any) -> Self:
+        """With `more` of what a subclass has beside it."""
         members = {name: Member(*member) for name, member in data["members"].items()}
-        return cls(**{**data, "shard": shard, "item_shape": tuple(data["item_shape"]), "members": members})
+        return cls(**{**data, **more, "item_shape": tuple(data["item_shape"]), "members": members})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +131,15 @@ def sidecar_path(shard: Path) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ValueError names a file that holds none."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file holds; ValueError names one that holds none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{where} is no JSON file: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"{where} holds no JSON object")
     return data

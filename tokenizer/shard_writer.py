@@ -131,7 +131,6 @@ class ShardWriter:
         self._crc32 |= {f"{key}.{name}": zlib.crc32(data) for name, data in members.items()}
         entry = SampleEntry(
             key=key,
-            shard=self.path.name,
             length=length,
             start=start,
             task=task,
@@ -248,7 +247,7 @@ def finish_dataset(folder: Path | str, meta: DatasetMeta) -> DatasetMeta:
         if not has_shard(folder, number):
             raise ValueError(f"{path} is missing or unfinished, but the folder has {present[-1]}: write it again")
         sidecar = read_json(sidecar_path(path))
-        entries += [SampleEntry.from_json(sample, path.name) for sample in sidecar.pop("samples")]
+        entries += [SampleEntry.from_json(sample) for sample in sidecar.pop("samples")]
         shards.append({"name": path.name, **{k: sidecar[k] for k in ("num_samples", "num_frames", "bytes", "sha256")}})
     if not entries:
         raise ValueError(f"{folder} holds no shards to finish")

@@ -7,11 +7,13 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from braceexpand import braceexpand
 from numpy.typing import NDArray
 
 from tokenizer.records import EpisodeClip, LatentClip
@@ -23,9 +25,10 @@ from tokenizer.shard_format import (
     DatasetMeta,
     Member,
     SampleEntry,
-    read_json,
+    parse_json,
     sidecar_path,
 )
+from tokenizer.storage import LocalFolder, Place, RemoteFolder, Shard, ShardCache, is_url
 from tokenizer.video import decode_video
 
 MAX_NPY_HEADER = 1024
@@ -33,33 +36,44 @@ BLOCK = 2**20
 """Bytes that are checked at once: an episode may be larger than the memory."""
 
 
-class Dataset:
-    """The samples of a folder, or some of them; `Dataset.open` makes one, and `len` counts its samples."""
+@dataclass(frozen=True, kw_only=True)
+class Sample(SampleEntry):
+    """A clip of an episode, and the tar that it is in."""
 
-    def __init__(self, folder: Path, meta: DatasetMeta, samples: Sequence[SampleEntry]) -> None:
-        self.folder = folder
+    shard: Shard
+
+
+class Dataset:
+    """The samples of a folder, of several folders, or some of them; `Dataset.open` makes one, `len` counts samples."""
+
+    def __init__(self, name: str, meta: DatasetMeta, samples: Sequence[Sample], weights: Sequence[float] = ()) -> None:
+        self.name = name
+        """What it was opened by, for people."""
         self.meta = meta
-        """Of the whole folder, also in a part of it."""
+        """Of the whole dataset, also in a part of it."""
         self.samples = list(samples)
+        self.weights = tuple(weights)
+        """Of several datasets that are read as one: how often a sample of each is shown; none, by their samples."""
         self._verified: set[int] = set()
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Dataset":
-        """Opens a finished dataset and checks that its shards are there and of the right size.
+    def open(cls, *sources: Path | str, weights: Sequence[float] = (), cache: ShardCache | None = None) -> "Dataset":
+        """Opens one finished dataset, or several as one.
 
-        Raises ValueError where the folder is no finished dataset or a shard is not the one in the index,
-        FileNotFoundError where a shard or its sidecar is missing.
+        A source is a folder or its index.json, some of its shards by braces (`data/shard-{000000..000007}.tar`), or any
+        of these at a URL that fsspec reads; shards from there come through `cache`. Braces may also name several
+        folders. Raises ValueError where a source is no finished dataset, a shard is not the one in the index, or the
+        datasets do not fit together; FileNotFoundError where a file is missing; OSError where it cannot be had.
         """
-        folder = Path(folder)
-        index = _read_index(folder)
-        samples: list[SampleEntry] = []
-        try:
-            meta = DatasetMeta.from_json(index)
-            for shard in index["shards"]:
-                samples += _read_sidecar(folder, shard)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the index or a sidecar in {folder} is incomplete: {error!r}") from error
-        return cls(folder, meta, samples)
+        found = [one for source in sources for one in expand(str(source)).items()]
+        if not found:
+            raise ValueError("no dataset is named")
+        if weights and len(weights) != len(found):
+            raise ValueError(f"{len(weights)} weights for {len(found)} datasets: give one for each")
+        parts = [_open_part(folder, shards, number, cache) for number, (folder, shards) in enumerate(found)]
+        if len(parts) == 1:
+            return parts[0]
+        return _joined(parts, weights)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,6 +82,10 @@ class Dataset:
     def num_frames(self) -> int:
         return sum(sample.length for sample in self.samples)
 
+    def only(self, samples: Sequence[Sample]) -> "Dataset":
+        """The same dataset with these of its samples."""
+        return Dataset(self.name, self.meta, samples, self.weights)
+
     def fingerprint(self) -> str:
         """Names the samples and their bytes: equal for two datasets that give equal data in equal order."""
         digest = hashlib.sha256()
@@ -75,7 +93,7 @@ class Dataset:
             digest.update(repr((sample.key, sample.length, sorted(sample.members.items()))).encode())
         return digest.hexdigest()
 
-    def split(self, held_out: int | Callable[[SampleEntry], bool]) -> tuple["Dataset", "Dataset"]:
+    def split(self, held_out: int | Callable[[Sample], bool]) -> tuple["Dataset", "Dataset"]:
         """(train, held out): the last `held_out` samples are held out, or those for which it is true.
 
         Give a predicate where an episode fills several clips: a number may cut through an episode. Raises ValueError
@@ -90,7 +108,7 @@ class Dataset:
             raise ValueError(f"{sum(chosen)} of {len(self)} samples would be held out; both parts need some")
         train = [sample for sample, out in zip(self.samples, chosen, strict=True) if not out]
         test = [sample for sample, out in zip(self.samples, chosen, strict=True) if out]
-        return Dataset(self.folder, self.meta, train), Dataset(self.folder, self.meta, test)
+        return self.only(train), self.only(test)
 
     def read_window(self, index: int, start: int, length: int) -> EpisodeClip | LatentClip:
         """Frames [start, start + length) of a sample; latents come as float32.
@@ -101,7 +119,7 @@ class Dataset:
         sample = self.samples[index]
         if start < 0 or length < 1 or start + length > sample.length:
             raise IndexError(f"sample {sample.key!r} has {sample.length} frames, none of [{start}, {start + length})")
-        with (self.folder / sample.shard).open("rb") as file:
+        with sample.shard.open() as file:
             self._verify(index, file)
             return self._assemble(_SampleFile(file, sample, start, length))
 
@@ -137,9 +155,9 @@ class Dataset:
             while block := section.read(BLOCK):
                 crc32 = zlib.crc32(block, crc32)
             if section.tell() < member.size:
-                raise CorruptSample(sample.key, sample.shard, f"the shard ends within {name}")
+                raise CorruptSample(sample.key, sample.shard.name, f"the shard ends within {name}")
             if crc32 != member.crc32:
-                raise CorruptSample(sample.key, sample.shard, f"the checksum of {name} is wrong")
+                raise CorruptSample(sample.key, sample.shard.name, f"the checksum of {name} is wrong")
         self._verified.add(index)
 
 
@@ -173,11 +191,11 @@ class _Section(io.RawIOBase):
 class _SampleFile:
     """A window of a sample in its open tar."""
 
-    def __init__(self, file: BinaryIO, sample: SampleEntry, start: int, length: int) -> None:
+    def __init__(self, file: BinaryIO, sample: Sample, start: int, length: int) -> None:
         self.file, self.sample, self.start, self.length = file, sample, start, length
 
     def corrupt(self, reason: str) -> CorruptSample:
-        return CorruptSample(self.sample.key, self.sample.shard, reason)
+        return CorruptSample(self.sample.key, self.sample.shard.name, reason)
 
     def member(self, name: str) -> Member:
         if name not in self.sample.members:
@@ -221,31 +239,106 @@ class _SampleFile:
         return frames
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    if not path.exists():
-        num_shards = len(list(folder.glob("shard-*.tar")))
+def expand(source: str) -> dict[str, list[str]]:
+    """The folders that a source names, each with the shards of it that are meant; none are all.
+
+    Raises ValueError where the source would run a program.
+    """
+    if source.startswith("pipe:"):
+        raise ValueError(f"{source!r} would run a program: give a folder or a URL")
+    found: dict[str, list[str]] = {}
+    for one in braceexpand(source):
+        folder, _, name = one.rpartition("/")
+        if name.endswith(".tar"):
+            found.setdefault(folder or ".", []).append(name)
+        else:
+            found.setdefault((folder or ".") if name == INDEX else one.rstrip("/"), [])
+    return found
+
+
+def _open_part(folder: str, shards: Sequence[str], number: int, cache: ShardCache | None) -> Dataset:
+    """One dataset, or the named shards of it; `number` is its place among others."""
+    place = _place(folder, cache)
+    index = _read_index(place)
+    listed = {Path(shard["name"]).name for shard in _entries(index, place)}
+    unknown = [name for name in shards if name not in listed]
+    if unknown:
+        raise ValueError(
+            f"{place} has no {unknown[0]}{f' and {len(unknown) - 1} others' if unknown[1:] else ''}: "
+            f"its {len(listed)} shards are {min(listed)} to {max(listed)}"
+        )
+    try:
+        meta = DatasetMeta.from_json(index)
+        samples: list[Sample] = []
+        for shard in index["shards"]:
+            if not shards or Path(shard["name"]).name in shards:
+                samples += _read_sidecar(place, shard, number)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the index or a sidecar in {place} is incomplete: {error!r}") from error
+    return Dataset(str(place), meta, samples)
+
+
+def _entries(index: dict[str, Any], place: Place) -> list[dict[str, Any]]:
+    shards: list[dict[str, Any]] = index.get("shards", [])
+    if not shards:
+        raise ValueError(f"the index or a sidecar in {place} is incomplete: it lists no shards")
+    return shards
+
+
+def _place(folder: str, cache: ShardCache | None) -> Place:
+    if not is_url(folder):
+        return LocalFolder(Path(folder))
+    if cache is None:
+        raise ValueError(f"{folder} is not of this machine: shards from there need a cache")
+    return RemoteFolder(folder, cache)
+
+
+def _joined(parts: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
+    """Several datasets as one. Raises ValueError where they do not fit together.
+
+    Whatever action space video without actions names, it goes with any other.
+    """
+    if any(not weight > 0 for weight in weights):
+        raise ValueError(f"weights {list(weights)} must all be above 0")
+    labeled = [part for part in parts if any("actions.npy" in sample.members for sample in part.samples)]
+    first = (labeled or list(parts))[0]
+    for part in parts:
+        for what in ("kind", "tokenizer", "item_shape", "action_space", "tasks"):
+            mine, other = getattr(first.meta, what), getattr(part.meta, what)
+            if mine != other and (what != "action_space" or part in labeled):
+                raise ValueError(
+                    f"{first.name} and {part.name} do not go together: {what} is {mine!r} in the one and {other!r} in "
+                    "the other"
+                )
+    name = " + ".join(part.name for part in parts)
+    return Dataset(name, first.meta, [sample for part in parts for sample in part.samples], weights)
+
+
+def _read_index(place: Place) -> dict[str, Any]:
+    try:
+        index = parse_json(place.read(INDEX), f"{place}/{INDEX}")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        num_shards = len(list(place.path.glob("shard-*.tar"))) if isinstance(place, LocalFolder) else 0
         found = f"{num_shards} shards without their index, an unfinished dataset" if num_shards else "no shards either"
         raise ValueError(
-            f"{folder} is no dataset: looked for {path} and found {found}; "
+            f"{place} is no dataset: looked for {place}/{INDEX} and found {'none' if place.remote else found}; "
             "`python -m launch.collect` makes one, and run again finishes one"
-        )
-    index = read_json(path)
+        ) from error
     if index.get("format") != FORMAT or index.get("version") != VERSION:
         kind = f"{index.get('format')!r} version {index.get('version')!r}"
-        raise ValueError(f"{path} is {kind}, this code reads {FORMAT!r} version {VERSION}")
+        raise ValueError(f"{place}/{INDEX} is {kind}, this code reads {FORMAT!r} version {VERSION}")
     return index
 
 
-def _read_sidecar(folder: Path, shard: dict[str, Any]) -> list[SampleEntry]:
-    path = folder / Path(shard["name"]).name
-    sidecar = sidecar_path(path)
-    for needed in (path, sidecar):
-        if not needed.exists():
-            raise FileNotFoundError(f"{needed} is missing, but {folder / INDEX} lists it: copy it again")
-    if path.stat().st_size != shard["bytes"]:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, {INDEX} says {shard['bytes']}: copy it again")
-    data = read_json(sidecar)
-    if data["sha256"] != shard["sha256"] or len(data["samples"]) != shard["num_samples"]:
-        raise ValueError(f"{sidecar} is of another shard than the one in {INDEX}: copy both again")
-    return [SampleEntry.from_json(sample, path.name) for sample in data["samples"]]
+def _read_sidecar(place: Place, entry: dict[str, Any], part: int) -> list[Sample]:
+    name = Path(entry["name"]).name
+    shard = Shard(place=place, name=name, num_bytes=entry["bytes"], sha256=entry["sha256"], part=part)
+    place.check(shard)
+    sidecar = sidecar_path(Path(name)).name
+    try:
+        data = parse_json(place.read(sidecar), f"{place}/{sidecar}")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{place}/{sidecar} is missing, but {INDEX} lists its shard: copy it again") from error
+    if data["sha256"] != entry["sha256"] or len(data["samples"]) != entry["num_samples"]:
+        raise ValueError(f"{place}/{sidecar} is of another shard than the one in {INDEX}: copy both again")
+    return [Sample.from_json(sample, shard=shard) for sample in data["samples"]]

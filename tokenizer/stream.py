@@ -1,16 +1,22 @@
 """Batches in an order that is a function of (seed, epoch, sample) alone, never of timing or of the number of workers.
 
 Every window that training sees has a number, its slot. With N samples that are long enough, slot i is of epoch i // N
-and shows sample permutation(seed, epoch)[i % N] from a frame drawn by (seed, epoch, sample). Of R ranks with b rows,
-batch k of rank r is slots [(k R + r) b, (k R + r + 1) b): ranks share without overlap, and the place in the stream is
-one number.
+and shows sample order(seed, epoch)[i % N] from a frame drawn by (seed, epoch, sample). Of R ranks with b rows, batch k
+of rank r is slots [(k R + r) b, (k R + r + 1) b): ranks share without overlap, and the place in the stream is one
+number.
+
+The order is a permutation of all samples; or, where `mix_shards` is given, the shards are permuted and so many of them
+at a time give their samples mixed, so that no more shards have to be at hand (`tokenizer.storage`). Of several datasets
+with weights each has epochs of its own, and a pattern of PERIOD slots says whose turn it is.
 """
 
+import queue
 import signal
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +28,7 @@ from torch.utils.data import Dataset as MapDataset
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shard_format import CorruptSample
 from tokenizer.shards import Dataset
+from tokenizer.storage import RemoteFolder, Shard
 
 Batch = EpisodeClip | LatentClip
 
@@ -29,7 +36,11 @@ MAX_ATTEMPTS = 100
 """Corrupt samples in a row after which the dataset counts as ruined."""
 
 # SeedSequence pads with zeros, so (seed, epoch) and (seed, epoch, 0) are one state: each use begins with a number.
-_ORDER, _WINDOW, _REPLACEMENT, _LENGTH, _LABELS = 1, 2, 3, 4, 5
+_ORDER, _WINDOW, _REPLACEMENT, _LENGTH, _LABELS, _TURNS = 1, 2, 3, 4, 5, 6
+PERIOD = 1000
+"""Slots in which datasets with weights have their exact shares."""
+UNSAID: dict[str, Any] = {"labeled_share": 1.0, "mix_shards": None, "weights": []}
+"""What states that were saved by older versions mean by their silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,8 @@ class StreamConfig:
     """Processes that read; 0 reads in the caller's."""
     labeled_share: float = 1.0
     """Share of the samples that keep their actions; the others are video without actions."""
+    mix_shards: int | None = None
+    """Shards whose samples are mixed at a time; None mixes all."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -51,6 +64,8 @@ class StreamConfig:
             raise ValueError(f"seed={self.seed} and num_workers={self.num_workers} must not be negative")
         if not 0 <= self.labeled_share <= 1:
             raise ValueError(f"labeled_share={self.labeled_share} is not in [0, 1]")
+        if self.mix_shards is not None and self.mix_shards < 1:
+            raise ValueError(f"mix_shards={self.mix_shards} must be at least 1")
 
 
 class ClipStream:
@@ -64,7 +79,7 @@ class ClipStream:
             raise ValueError(f"rank={rank} is not one of world_size={world_size}")
         self.config, self.rank, self.world_size = config, rank, world_size
         self.slots = _Slots(dataset, config)
-        self.num_too_short = len(dataset) - len(self.slots.eligible)
+        self.num_too_short = len(dataset) - self.slots.num_samples
         """Samples that are never shown."""
         self.corrupt: dict[str, str] = {}
         """Samples that were skipped so far on this rank: key -> reason."""
@@ -81,7 +96,7 @@ class ClipStream:
     @property
     def num_samples(self) -> int:
         """Samples of an epoch."""
-        return len(self.slots.eligible)
+        return self.slots.num_samples
 
     def __iter__(self) -> Iterator[Batch]:
         loader = DataLoader(
@@ -106,6 +121,8 @@ class ClipStream:
             "seed": self.config.seed,
             "length": self.config.length,
             "labeled_share": self.config.labeled_share,
+            "mix_shards": self.config.mix_shards,
+            "weights": list(self.slots.dataset.weights),
             "batch_size": self.config.batch_size,
             "world_size": self.world_size,
             "dataset": self._fingerprint,
@@ -117,8 +134,8 @@ class ClipStream:
         With other ranks or rows than before no window is lost or repeated, but batches are cut differently: then the
         result is a sentence that says so. Raises ValueError where seed, length, labels or data are not the same.
         """
-        mine, state = self.state_dict(), {"labeled_share": 1.0} | state  # older states say nothing of labels
-        for name in ("seed", "length", "labeled_share", "dataset"):
+        mine, state = self.state_dict(), UNSAID | state
+        for name in ("seed", "length", "labeled_share", "mix_shards", "weights", "dataset"):
             if state[name] != mine[name]:
                 raise ValueError(
                     f"the stream was saved with {name}={state[name]!r} and now has {mine[name]!r}: "
@@ -224,23 +241,33 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         self.dataset, self.seed, self.length = dataset, config.seed, config.length
         self.labeled_share = config.labeled_share
         lengths = [sample.length for sample in dataset.samples]
-        self.eligible: list[int] = [index for index, length in enumerate(lengths) if length >= config.length]
-        if not self.eligible:
+        eligible = [index for index, length in enumerate(lengths) if length >= config.length]
+        if not eligible:
             raise ValueError(
-                f"no sample of {dataset.folder} has {config.length} frames: the longest of {len(lengths)} has "
+                f"no sample of {dataset.name} has {config.length} frames: the longest of {len(lengths)} has "
                 f"{max(lengths, default=0)}; choose a shorter length"
             )
+        self.num_samples = len(eligible)
+        parts: dict[int, list[int]] = {}
+        for index in eligible:
+            parts.setdefault(dataset.samples[index].shard.part if dataset.weights else 0, []).append(index)
+        self.orders = [Order(dataset, part, config) for part in parts.values()]
+        self.turns = Turns([dataset.weights[part] for part in parts] if len(parts) > 1 else [1.0], config.seed)
+        self.ahead = Ahead()
 
     def __getitem__(self, slot: int) -> tuple[Batch, dict[str, str]]:
-        epoch, place = divmod(slot, len(self.eligible))
-        sample = self.eligible[int(_permutation(self.seed, epoch, len(self.eligible))[place])]
+        part, number = self.turns[slot]
+        order = self.orders[part]
+        epoch, place = divmod(number, len(order))
+        sample = order.sample(epoch, place)
+        self.ahead.want(order.next_shards(epoch, place))
         corrupt: dict[str, str] = {}
-        for attempt in range(min(len(self.eligible), MAX_ATTEMPTS) + 1):
+        for attempt in range(min(len(order), MAX_ATTEMPTS) + 1):
             try:
                 return self._read(epoch, sample), corrupt
             except CorruptSample as error:
                 corrupt[error.key] = str(error)
-            sample = self._replacement(slot, attempt)
+            sample = order.replacement(slot, attempt)
         raise ValueError(f"{len(corrupt)} samples in a row are corrupt, the first: {next(iter(corrupt.values()))}")
 
     def _read(self, epoch: int, sample: int) -> Batch:
@@ -253,10 +280,114 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         rng = np.random.default_rng((_WINDOW, self.seed, epoch, sample))
         return int(rng.integers(self.dataset.samples[sample].length - self.length + 1))
 
-    def _replacement(self, slot: int, attempt: int) -> int:
+
+class Order:
+    """In which order the epochs of a dataset show its samples."""
+
+    def __init__(self, dataset: Dataset, samples: Sequence[int], config: StreamConfig) -> None:
+        self.seed, self.samples = config.seed, np.array(samples)
+        shards = list(dict.fromkeys(dataset.samples[index].shard for index in samples))
+        self.shards: list[Shard] = shards
+        number = {shard: place for place, shard in enumerate(shards)}
+        self._shard_of = np.array([number[dataset.samples[index].shard] for index in samples])
+        self.mix = len(shards) if config.mix_shards is None else config.mix_shards
+        self.remote = any(shard.place.remote for shard in shards)
+        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self.samples)
+
+    def sample(self, epoch: int, place: int) -> int:
+        """The index in the dataset of the sample at this place of an epoch."""
+        return int(self.samples[self._epoch(epoch)[0][place]])
+
+    def replacement(self, slot: int, attempt: int) -> int:
         """Without repetition, so that the last sound sample is found."""
-        order = np.random.default_rng((_REPLACEMENT, self.seed, slot)).permutation(len(self.eligible))
-        return self.eligible[int(order[attempt % len(order)])]
+        order = np.random.default_rng((_REPLACEMENT, self.seed, slot)).permutation(len(self))
+        return int(self.samples[order[attempt % len(order)]])
+
+    def next_shards(self, epoch: int, place: int) -> list[Shard]:
+        """Those that are mixed at this place, and then those after them, where they come from elsewhere."""
+        if not self.remote:
+            return []
+        order, shards = self._epoch(epoch)
+        here = int(np.flatnonzero(shards == self._shard_of[order[place]])[0]) // self.mix * self.mix
+        wanted = shards[here : here + 2 * self.mix]
+        return [self.shards[number] for number in wanted]
+
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The order of the samples, and that of the shards."""
+        if epoch not in self._epochs:
+            kept = sorted(self._epochs)[-1:]  # a batch may straddle two epochs
+            self._epochs = {number: self._epochs[number] for number in kept} | {epoch: self._drawn(epoch)}
+        return self._epochs[epoch]
+
+    def _drawn(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rng = np.random.default_rng((_ORDER, self.seed, epoch))
+        order = rng.permutation(len(self))
+        if self.mix >= len(self.shards):
+            return order, np.arange(len(self.shards))
+        shards = rng.permutation(len(self.shards))
+        group = np.empty_like(shards)
+        group[shards] = np.arange(len(shards)) // self.mix
+        return order[np.argsort(group[self._shard_of[order]], kind="stable")], shards
+
+
+class Turns:
+    """Slot number -> which of several datasets is shown, and its how manieth sample that is."""
+
+    def __init__(self, weights: Sequence[float], seed: int) -> None:
+        self.single = len(weights) == 1
+        exact = np.array(weights) / sum(weights) * PERIOD
+        counts = np.maximum(1, exact.astype(int))
+        for index in np.argsort(counts - exact)[: max(0, PERIOD - counts.sum())]:  # the largest remainders
+            counts[index] += 1
+        turns = np.repeat(np.arange(len(weights)), counts)
+        self.turns: NDArray[np.int64] = np.random.default_rng((_TURNS, seed)).permutation(turns)
+        self.counts = np.bincount(self.turns, minlength=len(weights))
+        self._before = np.zeros_like(self.turns)
+        for part in range(len(weights)):
+            mine = self.turns == part
+            self._before[mine] = np.arange(mine.sum())
+
+    def __getitem__(self, slot: int) -> tuple[int, int]:
+        if self.single:
+            return 0, slot
+        period, place = divmod(slot, len(self.turns))
+        part = int(self.turns[place])
+        return part, period * int(self.counts[part]) + int(self._before[place])
+
+
+class Ahead:
+    """Fetches shards that will be read soon, in a thread of each process that reads."""
+
+    def __init__(self) -> None:
+        self._wanted: queue.SimpleQueue[Shard] | None = None
+        self._asked: set[Shard] = set()
+
+    def want(self, shards: Sequence[Shard]) -> None:
+        """In this order; those that were asked for last time are not asked for again."""
+        new = [shard for shard in shards if shard not in self._asked and isinstance(shard.place, RemoteFolder)]
+        self._asked &= set(shards)
+        self._asked.update(new)
+        if new and self._wanted is None:
+            self._wanted = queue.SimpleQueue()
+            threading.Thread(target=self._fetch, args=(self._wanted,), daemon=True).start()
+        for shard in new:
+            assert self._wanted is not None
+            self._wanted.put(shard)
+
+    def _fetch(self, wanted: "queue.SimpleQueue[Shard]") -> None:
+        while True:
+            shard = wanted.get()
+            assert isinstance(shard.place, RemoteFolder)
+            with suppress(Exception):  # whoever reads the shard meets the error too, and says it
+                shard.place.fetch(shard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Threads stay in their process."""
+        return {"_wanted": None, "_asked": set()}
 
 
 class _RankSlots:
@@ -270,11 +401,6 @@ class _RankSlots:
         while True:
             yield list(range(first, first + self.batch_size))
             first += self.batch_size * self.world_size
-
-
-@lru_cache(maxsize=8)  # a batch may straddle two epochs, and a process may read several streams
-def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng((_ORDER, seed, epoch)).permutation(count)
 
 
 def _begin_worker(number: int) -> None:
@@ -313,7 +439,7 @@ def window_places(dataset: Dataset, length: int, count: int, start: int = 0) -> 
     if not eligible:
         longest = max((sample.length for sample in dataset.samples), default=0)
         raise ValueError(
-            f"no sample of {dataset.folder} has {length} frames from frame {start} on: the longest has {longest}; "
+            f"no sample of {dataset.name} has {length} frames from frame {start} on: the longest has {longest}; "
             "choose a shorter length"
         )
     chosen: list[tuple[int, int]] = []

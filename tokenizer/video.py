@@ -8,6 +8,7 @@ from contextlib import closing
 from fractions import Fraction
 from io import BytesIO, RawIOBase
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -95,6 +96,77 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Generator[tuple
         if frame.pts is None:
             raise ValueError("the video has a frame without a time")
         yield round((frame.pts - (stream.start_time or 0)) * stream.time_base * stream.average_rate), frame
+
+
+class VideoInfo(NamedTuple):
+    """What a video file says of itself."""
+
+    frames: int
+    """As its header has it, or by its duration."""
+    fps: float
+    num_bytes: int
+
+
+Fit = Literal["crop", "pad", "stretch"]
+"""How a picture comes to another size: scaled to fill it and cropped, or to fit inside and padded in black, or out of
+its proportions."""
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Raises ValueError where the file is no video."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("the file holds no video")
+            stream = container.streams.video[0]
+            rate = stream.average_rate
+            if not rate:
+                raise ValueError("the video tells no frame rate")
+            seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            frames = stream.frames or round(seconds * rate)
+    except av.FFmpegError as error:
+        raise ValueError(f"the video cannot be opened: {error}") from error
+    return VideoInfo(frames, float(rate), path.stat().st_size)
+
+
+def read_pictures(
+    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None
+) -> Generator[NDArray[np.uint8]]:
+    """The frames of a video file in their order, one by one: uint8 RGB [h, w, 3] of this size (h, w).
+
+    With fewer `fps` than the file has, those frames that are shown at the end of each 1/fps of a second. Raises
+    ValueError where it cannot be decoded.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"  # the workers that read side by side use the other cores
+            assert stream.average_rate is not None
+            share = 1.0 if fps is None else min(1.0, fps / float(stream.average_rate))
+            for number, frame in enumerate(container.decode(stream)):
+                if int((number + 1) * share + 1e-9) > int(number * share + 1e-9):
+                    yield _fitted(frame, size, fit)
+    except av.FFmpegError as error:
+        raise ValueError(f"the video cannot be decoded: {error}") from error
+
+
+def _fitted(frame: av.VideoFrame, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:
+    height, width = size
+    down, across = height / frame.height, width / frame.width
+    if fit != "stretch":
+        down = across = max(down, across) if fit == "crop" else min(down, across, 1.0)
+    scaled = round(frame.height * down), round(frame.width * across)
+    scaled_frame = frame.reformat(width=scaled[1], height=scaled[0], format="rgb24", interpolation="AREA")
+    picture: NDArray[Any] = scaled_frame.to_ndarray()
+    for axis, wanted in enumerate(size):
+        over = picture.shape[axis] - wanted
+        if over > 0:
+            picture = picture.take(range(over // 2, over // 2 + wanted), axis)
+        elif over < 0:
+            around = [(0, 0)] * 3
+            around[axis] = (-over // 2, -over - -over // 2)
+            picture = np.pad(picture, around)
+    return np.asarray(picture, dtype=np.uint8)
 
 
 def write_video(path: Path | str, frames: NDArray[np.uint8], fps: float | int, *, crf: int = 18) -> None:

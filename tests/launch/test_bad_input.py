@@ -40,7 +40,7 @@ def other_tokenizer(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) ->
     preset = PRESETS["debug"]
     data, held_out = pipeline / "data/train", pipeline / "data/held_out"
     loop = replace(preset.loop, steps=1, seed=7)
-    train_tokenizer(replace(preset, run=folder, data=data, held_out=held_out, loop=loop))
+    train_tokenizer(replace(preset, run=folder, data=(str(data),), held_out=held_out, loop=loop))
     return folder
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_preset_or_option_names_the_choices(call: Call, capfd: Say) -
 
 def test_an_unknown_environment_names_the_choices_and_leaves_no_folder(tmp_path: Path, call: Call, capfd: Say) -> None:
     assert call("collect", "debug", "--env", "Foo", "--out", tmp_path / "data") == 1
-    assert "unknown environment 'Foo', have ['CarRacing-v3']" in sentence(capfd)
+    assert "unknown environment 'Foo', have ['CarRacing-v3'], and gym:ID for any of gymnasium" in sentence(capfd)
     assert not (tmp_path / "data").exists()
 
 
@@ -113,7 +113,7 @@ def test_a_missing_or_cut_shard_is_named(run: Path, tmp_path: Path, call: Call, 
     assert f"{shard} is missing" in sentence(capfd)
     shard.write_bytes(content[:-100])
     assert call("train_dynamics", *arguments) == 1
-    assert f"{shard} has {len(content) - 100} bytes, index.json says {len(content)}: copy it again" in sentence(capfd)
+    assert f"{shard} has {len(content) - 100} bytes, the index says {len(content)}: copy it again" in sentence(capfd)
 
 
 def test_held_out_episodes_that_are_damaged_are_named(run: Path, call: Call, capfd: Say) -> None:

@@ -200,7 +200,7 @@ def test_a_corrupt_sample_is_skipped_and_a_wholly_corrupt_shard_an_error(
 
     def damage(index: int) -> None:
         sample = Dataset.open(video / "train").samples[index]
-        with (video / "train" / sample.shard).open("r+b") as file:
+        with (video / "train" / sample.shard.name).open("r+b") as file:
             file.seek(sample.members["frames.npy"].offset + 500)
             file.write(b"\0\1\2\3")
 

@@ -51,7 +51,7 @@ def write_dataset(folder: Path, shards: int = 2, samples: int = 3) -> Dataset:
 
 def flip_byte(dataset: Dataset, index: int, name: str) -> None:
     sample = dataset.samples[index]
-    path = dataset.folder / sample.shard
+    path = Path(dataset.name) / sample.shard.name
     data = bytearray(path.read_bytes())
     data[sample.members[name].offset + sample.members[name].size // 2] ^= 1
     path.write_bytes(data)

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
-from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
+from tokenizer.stream import PERIOD, AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
 
 META = DatasetMeta(
     environment="toy",
@@ -48,7 +49,7 @@ def take(stream: ClipStream, count: int) -> list[list[tuple[int, int]]]:
 
 def damage(dataset: Dataset, index: int) -> None:
     sample = dataset.samples[index]
-    path = dataset.folder / sample.shard
+    path = Path(dataset.name) / sample.shard.name
     data = bytearray(path.read_bytes())
     data[sample.members["frames.npy"].offset + 200] ^= 1
     path.write_bytes(data)
@@ -84,6 +85,98 @@ def test_the_order_is_the_same_for_any_number_of_workers(dataset: Dataset) -> No
 def test_what_a_worker_holds_can_be_sent_to_a_spawned_one(dataset: Dataset) -> None:
     slots = ClipStream(dataset, CONFIG).slots
     torch.testing.assert_close(pickle.loads(pickle.dumps(slots))[5][0].rewards, slots[5][0].rewards)
+
+
+@pytest.mark.parametrize("mix_shards", [1, 2, 3, 7])
+def test_so_many_shards_at_a_time_are_mixed(dataset: Dataset, mix_shards: int) -> None:
+    """4 clips a shard."""
+    config = StreamConfig(length=4, batch_size=4, seed=3, mix_shards=mix_shards)
+    batches = take(ClipStream(dataset, config), 30)
+    epochs = [[clip for batch in batches[first : first + 3] for clip, _ in batch] for first in range(0, 30, 3)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    group = 4 * mix_shards
+    for epoch in epochs:
+        parts = [{clip // 4 for clip in epoch[first : first + group]} for first in range(0, 12, group)]
+        assert all(len(part) <= mix_shards for part in parts) and sum(map(len, parts)) == 3
+    assert len({tuple(epoch[:4]) for epoch in epochs}) > 5  # drawn anew in each
+    firsts = {frozenset(clip // 4 for clip in epoch[:group]) for epoch in epochs}
+    assert len(firsts) == (1 if mix_shards >= 3 else 3)
+
+
+def test_what_order_is_saved_is_what_goes_on(dataset: Dataset) -> None:
+    config = StreamConfig(length=4, batch_size=2, seed=3, mix_shards=2)
+    straight, before = take(ClipStream(dataset, config), 9), ClipStream(dataset, config)
+    take(before, 4)
+    after = ClipStream(dataset, config)
+    assert after.load_state_dict(before.state_dict()) is None and take(after, 5) == straight[4:]
+    with pytest.raises(ValueError, match="mix_shards=2 and now has None"):
+        ClipStream(dataset, CONFIG).load_state_dict(before.state_dict())
+    older = {name: value for name, value in ClipStream(dataset, CONFIG).state_dict().items() if name != "mix_shards"}
+    assert ClipStream(dataset, CONFIG).load_state_dict(older) is None
+
+
+def two_datasets(folder: Path, sizes: tuple[int, int], tasks: tuple[str, ...] = ("one",)) -> list[str]:
+    """Folders of clips as above; the second one's numbers begin at 100."""
+    names = []
+    for part, size in enumerate(sizes):
+        name, meta = folder / f"part{part}", META if part == 0 else replace(META, tasks=tasks)
+        with ShardWriter(name, 0, meta) as shard:
+            for index in range(size):
+                frames = np.full((10, 3, 4, 4), 100 * part + index, np.uint8)
+                shard.write(f"clip-{index:02d}", frames=frames, rewards=np.arange(10, dtype=np.float32))
+        finish_dataset(name, meta)
+        names.append(str(name))
+    return names
+
+
+def test_several_datasets_are_one_epoch_by_their_samples(tmp_path: Path) -> None:
+    both = Dataset.open(*two_datasets(tmp_path, (3, 9)))
+    assert len(both) == 12 and both.name == f"{tmp_path}/part0 + {tmp_path}/part1"
+    epoch = sum(take(ClipStream(both, CONFIG), 6), [])
+    assert sorted(clip for clip, _ in epoch) == [0, 1, 2, *range(100, 109)]
+
+
+@pytest.mark.parametrize("weights", [(3.0, 1.0), (0.5, 0.5), (1.0, 2.0)])
+def test_weights_say_how_often_each_dataset_is_shown(tmp_path: Path, weights: tuple[float, ...]) -> None:
+    both = Dataset.open(*two_datasets(tmp_path, (3, 9)), weights=weights)
+    config = StreamConfig(length=4, batch_size=10, seed=3)
+    shown = [clip for clip, _ in sum(take(ClipStream(both, config), PERIOD // 10), [])]
+    first = [clip for clip in shown if clip < 100]
+    assert abs(len(first) - PERIOD * weights[0] / sum(weights)) < 1
+    for part, size in ((first, 3), ([clip for clip in shown if clip >= 100], 9)):
+        epochs = [part[begin : begin + size] for begin in range(0, len(part) - size + 1, size)]
+        assert all(len(set(epoch)) == size for epoch in epochs)  # each has epochs of its own
+    longest = max(len(list(run)) for _, run in itertools.groupby(clip < 100 for clip in shown))
+    assert longest < 60  # mixed, not one after the other
+    assert take(ClipStream(both, config, 1, 2), 4) == take(ClipStream(both, config), 8)[1::2]
+    with pytest.raises(ValueError, match="weights="):
+        ClipStream(Dataset.open(tmp_path / "part0", tmp_path / "part1"), config).load_state_dict(
+            ClipStream(both, config).state_dict()
+        )
+
+
+def test_datasets_that_do_not_go_together_are_named(tmp_path: Path) -> None:
+    one, other = two_datasets(tmp_path, (2, 2), tasks=("one", "two"))
+    with pytest.raises(ValueError, match=f"{one} and {other} do not go together: tasks is"):
+        Dataset.open(one, other)
+    with pytest.raises(ValueError, match="3 weights for 2 datasets"):
+        Dataset.open(one, other, weights=(1, 2, 3))
+    with pytest.raises(ValueError, match="must all be above 0"):
+        Dataset.open(one, one, weights=(1, 0))
+
+
+def test_video_without_actions_goes_with_any_action_space(tmp_path: Path) -> None:
+    none = replace(META, action_space={"continuous": ["y", "z"], "categorical": [], "binary": []})
+    for name, meta in (("silent", none), ("told", META)):
+        with ShardWriter(tmp_path / name, 0, meta) as shard:
+            actions = np.ones((10, 1), np.float32) if meta is META else None
+            shard.write("clip", frames=np.zeros((10, 3, 4, 4), np.uint8), actions=actions)
+        finish_dataset(tmp_path / name, meta)
+    both = Dataset.open(tmp_path / "silent", tmp_path / "told")
+    assert both.meta.action_space == META.action_space
+    silent, told = (both.read_window(index, 2, 4) for index in range(2))
+    assert silent.actions.shape == told.actions.shape == (4, 1)
+    assert not silent.labeled.any() and told.labeled.all()
 
 
 def test_two_ranks_cover_an_epoch_once_without_overlap(dataset: Dataset) -> None:
@@ -137,12 +230,12 @@ def test_a_corrupt_sample_is_replaced_counted_and_named(dataset: Dataset, num_wo
     config = StreamConfig(length=4, batch_size=2, seed=3, num_workers=num_workers)
     whole = sum(take(ClipStream(dataset, config), 6), [])
     damage(dataset, 7)
-    stream = ClipStream(Dataset.open(dataset.folder), config)
+    stream = ClipStream(Dataset.open(dataset.name), config)
     got = sum(take(stream, 6), [])
     assert list(stream.corrupt) == ["clip-07"] and "checksum of frames.npy" in stream.corrupt["clip-07"]
     changed = [index for index in range(12) if got[index] != whole[index]]
     assert changed == [index for index in range(12) if whole[index][0] == 7]
-    assert got == sum(take(ClipStream(Dataset.open(dataset.folder), CONFIG), 6), [])
+    assert got == sum(take(ClipStream(Dataset.open(dataset.name), CONFIG), 6), [])
 
 
 def test_the_last_sound_sample_fills_every_slot(dataset: Dataset) -> None:
@@ -162,7 +255,7 @@ def test_a_wholly_corrupt_dataset_is_an_error(dataset: Dataset) -> None:
 
 def test_a_shard_that_vanishes_is_an_error(dataset: Dataset) -> None:
     stream = ClipStream(dataset, CONFIG)
-    (dataset.folder / "shard-000001.tar").unlink()
+    (Path(dataset.name) / "shard-000001.tar").unlink()
     with pytest.raises(FileNotFoundError):
         take(stream, 6)
 
@@ -190,7 +283,7 @@ def test_evaluation_windows_are_those_asked_for(dataset: Dataset) -> None:
 
 def test_a_paired_stream_joins_two_streams_and_resumes_both(dataset: Dataset) -> None:
     def paired() -> PairedStream:
-        best = Dataset(dataset.folder, dataset.meta, dataset.samples[:3])
+        best = dataset.only(dataset.samples[:3])
         config = StreamConfig(length=4, batch_size=2)
         return PairedStream(ClipStream(dataset, config), ClipStream(best, config))
 
@@ -265,7 +358,7 @@ def test_a_stream_without_long_batches_does_not_go_on_with_some(dataset: Dataset
 
 def test_an_alternating_stream_counts_for_each_length_and_names_what_is_corrupt(dataset: Dataset) -> None:
     damage(dataset, 7)
-    stream = alternating(Dataset.open(dataset.folder))
+    stream = alternating(Dataset.open(dataset.name))
     assert stream.too_short == {4: 0, 8: 0}
     lengths(stream, 30)
     assert list(stream.corrupt) == ["clip-07"]
@@ -316,7 +409,7 @@ def test_a_larger_share_of_labels_holds_a_smaller_one(labeled: Dataset) -> None:
 
 
 def test_labels_belong_to_the_episode_whatever_else_is_in_the_dataset(labeled: Dataset) -> None:
-    part = Dataset(labeled.folder, labeled.meta, labeled.samples[10:])
+    part = labeled.only(labeled.samples[10:])
     config = StreamConfig(length=6, batch_size=30, labeled_share=0.5)
     batch = next(iter(ClipStream(part, config)))
     shown = {int(clip) for clip in batch.rewards[batch.labeled.any(1), 0]}
