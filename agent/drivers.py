@@ -105,6 +105,10 @@ DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
 }
 
 
+ANYWHERE = ("random", "correlated_random")
+"""Those that know no game."""
+
+
 def make_driver(name: str, rng: np.random.Generator) -> Driver:
     """A driver for one episode, whose skill `rng` may choose. Raises ValueError for an unknown name."""
     if name not in DRIVERS:

@@ -14,11 +14,11 @@ import torch
 
 from launch import checkpoint
 from launch.ablation_rungs import Step, Trained
-from launch.bench import device_name, say, surroundings
+from launch.bench import say, surroundings
 from launch.distributed import accelerated
 from launch.measuring import Conditions, Generation, measure_training
 from launch.memory import fits
-from launch.models import default_device, for_inference, load_tokenizer
+from launch.models import default_device, device_name, for_inference, load_tokenizer
 from launch.open_loop import (
     Batch,
     HeldOut,

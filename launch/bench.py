@@ -1,5 +1,6 @@
 """Measure speed: training steps and generated frames, beside the time that their matrix products alone would take.
 
+    python -m launch.bench data laptop
     python -m launch.bench model S --dtype bf16
     python -m launch.bench model S --dtype fp32 --no-compile --json bench.json
     python -m launch.bench model base --publish
@@ -7,14 +8,17 @@
 A step is a forward and a backward pass on noise, without the optimizer. The floor sums, over the matrix products of a
 step or frame, their FLOPs at the best rate that this run measured for that very shape and type. Times are medians; run
 it on a quiet machine. `--publish` appends a row to launch/THROUGHPUT.md.
+
+`data` measures what feeds them: windows of small frames and of 640x360 h264 from shards that it writes, beside plain
+webdataset that decodes the same, and the share of a training step that is spent waiting for the next batch.
 """
 
-import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import torch
@@ -27,11 +31,13 @@ from launch.command import main
 from launch.distributed import Precision, accelerated, has_bf16
 from launch.flops import Rates, peak_rate
 from launch.measuring import Conditions, Generation, measure_in_turns, measure_training
-from launch.models import default_device
+from launch.models import default_device, device_name
 from launch.presets import MODELS, Clips, ModelPreset
+from launch.reading import measure_reading, measure_waiting, write_moving_pictures
 from launch.run_folder import write_json
-from tokenizer.autoencoder import TokenizerConfig
+from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.files import write_atomically
+from tokenizer.stream import ClipStream, StreamConfig
 
 THROUGHPUT = Path(__file__).parent / "THROUGHPUT.md"
 HEADER = """# Throughput
@@ -81,13 +87,44 @@ class BenchModel:
             raise ValueError(f"batches={self.batches} and contexts={self.contexts} need at least 1 each")
 
 
-def bench(config: BenchModel) -> None:
-    numbers = bench_model(config)
-    show(numbers)
+@dataclass(frozen=True, kw_only=True)
+class BenchData:
+    preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    workers: int = 1
+    """Processes that read."""
+    seconds: float = 3.0
+    """Of each measurement."""
+    repeats: int = 3
+    """Of each measurement; the median counts."""
+    clips: int = 64
+    """Clips in the shards of small frames, and an eighth of that in those of large ones."""
+    clip_frames: int = 256
+    steps: int = 30
+    """Training steps whose waiting is measured."""
+    dtype: Precision = "bf16"
+    compile: bool = True
+    json: Path | None = None
+    """Also write the numbers here."""
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "repeats", "steps", "clip_frames"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.workers < 0 or self.clips < 8:
+            raise ValueError(f"workers={self.workers} must not be negative, and clips={self.clips} at least 8")
+
+
+def bench(config: BenchModel | BenchData) -> None:
+    if isinstance(config, BenchData):
+        numbers = bench_data(config)
+        show_data(numbers)
+    else:
+        numbers = bench_model(config)
+        show(numbers)
     if config.json is not None:
         write_json(config.json, numbers)
         print(f"numbers in {config.json}")
-    if config.publish:
+    if isinstance(config, BenchModel) and config.publish:
         append_row(THROUGHPUT, numbers)
         print(f"appended a row to {THROUGHPUT}")
 
@@ -108,6 +145,39 @@ def bench_model(config: BenchModel) -> dict[str, Any]:
         numbers = {**surroundings(device), "preset": config.preset, "dtype": config.dtype}
         numbers["matmul_flops"] = peak_rate(device, dtype)
         return numbers | _measured(config, MODELS[config.preset], conditions)
+
+
+def bench_data(config: BenchData) -> dict[str, Any]:
+    """All that is measured of the stream, as JSON."""
+    preset = MODELS[config.preset]
+    clips, size = preset.tokenizer_clips, preset.tokenizer.frame_size
+    with TemporaryDirectory() as folder, accelerated(config.dtype, Path("runs/bench")) as accelerator:
+        say("writing shards")
+        places = {"small": (size, config.clips), "large": ((360, 640), config.clips // 8)}
+        datasets = {
+            name: write_moving_pictures(
+                Path(folder) / name, frame, clips=count, frames=config.clip_frames, shards=min(8, count)
+            )
+            for name, (frame, count) in places.items()
+        }
+        reading = []
+        for dataset in datasets.values():
+            say(f"reading windows of 16 x {dataset.meta.frame_size[0]}x{dataset.meta.frame_size[1]}")
+            reading.append(
+                measure_reading(
+                    dataset, Clips(8, 16), workers=config.workers, seconds=config.seconds, repeats=config.repeats
+                )
+            )
+        say(f"{config.steps} training steps of the tokenizer on the stream")
+        stream = StreamConfig(length=clips.frames, batch_size=clips.batch, num_workers=config.workers)
+        conditions = Conditions(
+            accelerator=accelerator, precision=config.dtype, compile=config.compile, repeats=1, rates=None
+        )
+        batches = iter(ClipStream(datasets["small"], stream))
+        with accelerator.device:
+            model = Tokenizer(replace(preset.tokenizer, perceptual_weight=0.0))
+        waiting = measure_waiting(model, batches, conditions, steps=config.steps)
+        return {**surroundings(accelerator.device), "preset": config.preset, "reading": reading, "waiting": waiting}
 
 
 def _measured(config: BenchModel, preset: ModelPreset, conditions: Conditions) -> dict[str, Any]:
@@ -167,15 +237,6 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def commit(folder: Path = Path(__file__).parent) -> str:
     """The checkout's commit, with a + where files differ from it."""
     command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
@@ -204,6 +265,27 @@ def show(numbers: dict[str, Any]) -> None:
         console.print(_steps_table(steps, numbers["matmul_flops"]))
     if numbers["generation"]:
         console.print(_generation_table(numbers["generation"] + numbers["short_window"]))
+
+
+def show_data(numbers: dict[str, Any]) -> None:
+    table = _table(
+        "Windows of 16 frames", ("frames", "stream: windows/s", "frames/s", "webdataset: windows/s", "ratio")
+    )
+    for row in numbers["reading"]:
+        rates = row["stream"], row["webdataset"]
+        table.add_row(
+            "x".join(map(str, row["frame_size"])),
+            *(f"{rates[0][key]:.4g}" for key in ("windows_per_s", "frames_per_s")),
+            f"{rates[1]['windows_per_s']:.4g}",
+            f"{row['ratio']:.2f}",
+        )
+    Console().print(table)
+    waiting, alone = numbers["waiting"], numbers["reading"][0]["stream"]["frames_per_s"]
+    say(
+        f"A training of the {numbers['preset']} tokenizer takes {waiting['frames_per_s']:.4g} frames/s and spends "
+        f"{waiting['share']:.2%} of its time waiting for them; the stream alone delivers "
+        f"{alone / waiting['frames_per_s']:.1f} times as many. {numbers['device']}, {numbers['threads']} threads."
+    )
 
 
 def _steps_table(steps: dict[str, dict[str, Any]], peak: float) -> Table:
@@ -263,9 +345,11 @@ def _frames_cell(rows: Sequence[dict[str, Any]]) -> str:
 
 
 BASE = BenchModel(preset="base")
-PRESETS = {
+PRESETS: dict[str, Mapping[str, BenchModel | BenchData]] = {
     "model": {name: replace(BASE, preset=name) for name in MODELS}
-    | {"debug": replace(BASE, preset="debug", compile=False, repeats=2, batches=(1, 2), frames=4, rate_seconds=0.003)}
+    | {"debug": replace(BASE, preset="debug", compile=False, repeats=2, batches=(1, 2), frames=4, rate_seconds=0.003)},
+    "data": {name: BenchData(preset=name) for name in MODELS}
+    | {"debug": BenchData(preset="debug", seconds=0.2, repeats=1, clips=8, clip_frames=24, steps=2, compile=False)},
 }
 
 if __name__ == "__main__":

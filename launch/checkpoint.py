@@ -26,9 +26,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launch.serial import from_json, to_json
+from tokenizer.files import write_atomically
 from tokenizer.shard_format import read_json
 
 FORMAT_VERSION = 1
+EXPORTED = "README.md"
+"""The model card, which is written last: only exported checkpoints have one."""
 T = TypeVar("T")
 
 
@@ -83,6 +86,11 @@ def latest(run: Path) -> Path | None:
     return None
 
 
+def find(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or the folder itself if it was exported (`launch.export`)."""
+    return run if (run / EXPORTED).exists() else latest(run)
+
+
 def is_whole(path: Path) -> bool:
     """Whether every file is there in its full size."""
     try:
@@ -126,6 +134,36 @@ def load_into(model: nn.Module, path: Path, *, ema: bool = False, part: str = ""
         if found != wanted:
             raise ValueError(f"{path} does not fit {type(model).__name__}: {key!r} is {found} there and {wanted} here")
     model.load_state_dict(tensors)
+
+
+def load_matching(model: nn.Module, path: Path) -> list[str]:
+    """Loads what a checkpoint has of this model, averaged where it has averages; names what is left as it was made.
+
+    Raises ValueError where nothing of it fits.
+    """
+    tensors = read_tensors(path / "model.safetensors")
+    if (path / "ema.safetensors").exists():
+        tensors |= read_tensors(path / "ema.safetensors")
+    expected = model.state_dict()
+    fitting = {key for key in expected if _shape(tensors, key) == _shape(expected, key)}
+    if not fitting:
+        raise ValueError(f"nothing in {path} fits {type(model).__name__}: no weight has the same name and shape")
+    model.load_state_dict({key: tensors[key] for key in fitting}, strict=False)
+    return [key for key in expected if key not in fitting]
+
+
+def export(path: Path, out: Path, card: str, exported_from: str) -> None:
+    """Writes a checkpoint's weights, averaged where it has averages, its config and a model card: the card last."""
+    tensors = read_tensors(path / "model.safetensors")
+    if (path / "ema.safetensors").exists():
+        tensors |= read_tensors(path / "ema.safetensors")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_tensors(out / "model.safetensors", tensors)
+        _write_json(out / "config.json", {**read_json(path / "config.json"), "exported_from": exported_from})
+        write_atomically(out / EXPORTED, card.encode())
+    except SafetensorError as error:
+        raise _explain(error, out) from error
 
 
 def load_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
-from agent.drivers import DRIVERS
+from agent.drivers import ANYWHERE, DRIVERS
+from agent.envs.registry import GYMNASIUM
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
@@ -27,7 +28,7 @@ from tokenizer.shard_writer import finish_dataset, has_shard
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     env: str = "CarRacing-v3"
-    """Name of the environment."""
+    """Name of the environment; gym:ID is any of gymnasium, such as gym:CartPole-v1."""
     episodes: int = 100
     """Episodes to train on."""
     held_out: int = 8
@@ -51,6 +52,11 @@ class CollectConfig:
         for driver in (self.driver, self.held_out_driver):
             if driver not in DRIVERS:
                 raise ValueError(f"unknown driver {driver!r}, have {sorted(DRIVERS)}")
+            if self.env.startswith(GYMNASIUM) and driver not in ANYWHERE:
+                raise ValueError(
+                    f"driver {driver!r} knows CarRacing-v3 alone: give --driver and --held-out-driver, one of "
+                    f"{', '.join(ANYWHERE)}"
+                )
         for name in ("episodes", "held_out", "action_repeat", "episodes_per_shard", "max_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -56,6 +56,17 @@ def main(
     config = _read(chosen, words, program, description, _configs(given or {}))
     if processes == "first" and not on_first_process():
         return
+    _run(function, config)
+
+
+def main_of_one(kind: type[Config], function: Callable[[Config], None], *, description: str | None) -> None:
+    """As `main`, of a command without presets: its first process alone does the work."""
+    config = tyro.cli(kind, prog=_program(), description=description)
+    if on_first_process():
+        _run(function, config)
+
+
+def _run(function: Callable[[Config], None], config: Config) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -26,9 +26,7 @@ def compile_model(model: nn.Module) -> str:
     """Compiles a model's layers in place, and says in words what was done."""
     if not isinstance(model, CompilesLayers):
         return f"{type(model).__name__} has no layers to compile: it runs as it is"
-    if next(model.parameters()).device.type == "cpu" and not any(
-        shutil.which(name) for name in ("c++", "g++", "clang++")
-    ):
+    if next(model.parameters()).device.type == "cpu" and compiler() is None:
         return f"no C++ compiler (c++, g++ or clang++) found: {SLOWER}; install one to change that"
     # Layers of one kind share a code object: the limit counts all their shapes together.
     torch._dynamo.config.recompile_limit = 256
@@ -46,6 +44,11 @@ def compile_model(model: nn.Module) -> str:
         if module._compiled_call_impl is not None:
             module._compiled_call_impl = CompiledCall(module, module._compiled_call_impl, given_up)
     return "compiling layer by layer: the first passes are slow"
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that code for processors needs."""
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
 class CompiledCall:

@@ -20,15 +20,33 @@ def _car_racing(*, stock: bool, action_repeat: int, endless: bool) -> Environmen
 
 
 ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing}
+GYMNASIUM = "gym:"
+"""Begins the name of any environment that gymnasium knows."""
 
 
 def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = False) -> Environment:
     """The environment of that name; `stock` where scores are reported, else a faster one of equal pixels.
 
-    An `endless` one goes on where its game would have ended.
+    An `endless` one goes on where its game would have ended. "gym:ID" is gymnasium's environment of that ID, which is
+    always stock; the name may come out of a dataset, so an ID that makes gymnasium import a module is refused.
 
     Raises ValueError for an unknown name, ImportError with the install command where its packages are missing.
     """
+    if name.startswith(GYMNASIUM):
+        return _gymnasium(name.removeprefix(GYMNASIUM), action_repeat=action_repeat, endless=endless)
     if name not in ENVS:
-        raise ValueError(f"unknown environment {name!r}, have {sorted(ENVS)}")
+        raise ValueError(f"unknown environment {name!r}, have {sorted(ENVS)}, and gym:ID for any of gymnasium")
     return ENVS[name](stock=stock, action_repeat=action_repeat, endless=endless)
+
+
+def _gymnasium(game: str, *, action_repeat: int, endless: bool) -> Environment:
+    if ":" in game:
+        raise ValueError(
+            f"gym:{game} would import a module: let its package register the environment when gymnasium is imported "
+            "(an entry point of the group gymnasium.envs), and name it by its ID alone"
+        )
+    if endless:
+        raise ValueError(f"gym:{game} cannot go on where its game ends")
+    from agent.envs.any_gymnasium import GymnasiumEnvironment
+
+    return GymnasiumEnvironment(game, action_repeat=action_repeat)

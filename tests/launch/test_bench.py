@@ -21,6 +21,9 @@ from launch.measuring import Conditions, Generation, generate, measure_training,
 from launch.on_meta import loss_on_meta
 from launch.plan import build, generated_frame_flops
 from launch.presets import MODELS, Clips
+from launch.reading import plain_windows, write_moving_pictures
+from tokenizer.records import EpisodeClip
+from tokenizer.stream import ClipStream, StreamConfig
 
 Call = Callable[..., int]
 DEBUG = MODELS["debug"]
@@ -93,7 +96,7 @@ def test_publishing_appends_one_row_and_keeps_the_old_ones(tmp_path: Path, numbe
     ("arguments", "message"),
     [
         ((), "name a subject first, have: model"),
-        (("data",), "unknown subject 'data', have: model"),
+        (("speed",), "unknown subject 'speed', have: model, data"),
         (("model",), "name a preset first, have: debug"),
         (("model", "huge"), "unknown preset 'huge', have: debug"),
         (("model", "debug", "--dtype", "fp16"), "'bf16', 'fp32'"),
@@ -204,3 +207,26 @@ def test_no_matrix_stays_zero() -> None:
     assert not world.latent_head.weight.any()
     wake(world)
     assert all(parameter.any() for parameter in world.parameters() if parameter.ndim > 1)
+
+
+def test_the_stream_is_measured_beside_plain_webdataset(tmp_path: Path, call: Call) -> None:
+    path = tmp_path / "data.json"
+    assert call("bench", "data", "debug", "--json", path, "--workers", 0) == 0
+    numbers = json.loads(path.read_text())
+    small, large = numbers["reading"]
+    assert small["frame_size"] == [64, 64] and large["frame_size"] == [360, 640]
+    for row in (small, large):
+        for reader in ("stream", "webdataset"):
+            assert row[reader]["frames_per_s"] == pytest.approx(16 * row[reader]["windows_per_s"]) and row["ratio"] > 0
+    assert 0 < numbers["waiting"]["share"] < 1 and numbers["waiting"]["frames_per_s"] > 0
+
+
+def test_both_readers_decode_the_same_windows(tmp_path: Path) -> None:
+    """A clip of one window has only one to show."""
+    dataset = write_moving_pictures(tmp_path, (24, 32), clips=2, frames=16, shards=1)
+    mine = next(iter(ClipStream(dataset, StreamConfig(length=16, batch_size=2))))
+    other = next(plain_windows(dataset, Clips(2, 16), workers=0))
+    assert isinstance(mine, EpisodeClip)
+    order = [0, 1] if torch.equal(mine.frames[0], other["frames"][0]) else [1, 0]
+    assert torch.equal(mine.frames[order], other["frames"]) and mine.frames.diff(dim=1).any()
+    assert torch.equal(mine.rewards[order], other["rewards.npy"])

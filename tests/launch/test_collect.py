@@ -1,6 +1,7 @@
 """Collecting a dataset."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,3 +93,18 @@ def test_no_track_is_both_trained_on_and_judged() -> None:
     assert np.all(np.array(last[:2]) < [HELD_OUT_TRACKS, EVALUATION_TRACKS])
     with pytest.raises(ValueError, match="episode 10000"):
         track_seed(TRAIN_TRACKS, 0, 10_000)
+
+
+def test_any_environment_of_gymnasium_is_collected(
+    tmp_path: Path, call: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pygame")
+    options = ("--env", "gym:CartPole-v1", "--action-repeat", 1, "--out", tmp_path)
+    assert call("collect", "debug", *options) != 0
+    assert "driver 'mixed' knows CarRacing-v3 alone: give --driver" in capfd.readouterr().err
+    drivers = ("--driver", "random", "--held-out-driver", "correlated_random")
+    assert call("collect", "debug", *options, *drivers) == 0
+    data = Dataset.open(tmp_path / "train")
+    assert data.meta.environment == "gym:CartPole-v1" and data.meta.action_space["categorical"] == [["action", 2]]
+    clip = data.read_window(0, 0, data.samples[0].length)
+    assert clip.actions[1:].unique().tolist() == [0, 1] and clip.rewards[1:].eq(1).all()
