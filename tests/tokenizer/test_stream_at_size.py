@@ -77,7 +77,8 @@ def test_four_ranks_show_every_clip_once_an_epoch_in_flat_memory(dataset: Datase
         assert sorted(epoch) == list(range(SHARDS * CLIPS))
     assert seen[0] != seen[1]
     print(
-        f"memory of a rank and its two workers: {memory[0]:.0f} MB early in the second epoch, at most {max(memory):.0f} MB"
+        f"memory of a rank and its two workers: {memory[0]:.0f} MB early in the second epoch, "
+        f"at most {max(memory):.0f} MB"
     )
     assert max(memory) < memory[0] + 5
 
