@@ -15,7 +15,7 @@ from agent.agent import Agent, AgentConfig
 from agent.heads import TwoHot
 from agent.pmpo import lambda_return, pmpo_loss
 from dynamics.simulator import Simulator
-from tokenizer.draws import Draws
+from tokenizer.draws import Draws, begins_step
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
@@ -77,7 +77,7 @@ class Imagination(nn.Module):
         )
         value_loss = (self.value.loss(value_logits[:, :-1], returns) * counts).sum() / counts.sum()
         policy_loss, kl, advantage = self.policy_loss(dream, returns - value[:, :-1], counts)
-        if self.training:
+        if self.training and begins_step(generator):
             self.steps_seen += 1
         learns = (self.steps_seen > c.value_warmup).float()
         metrics = {

@@ -26,7 +26,7 @@ from dynamics.shortcut import (
     velocity_weight,
 )
 from tokenizer.cache import Cache, Past
-from tokenizer.draws import Draws, normal, of_rows, split_rows
+from tokenizer.draws import Draws, begins_step, normal, of_rows, split_rows
 from tokenizer.records import LatentClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
@@ -149,7 +149,9 @@ class WorldModel(nn.Module):
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Shortcut forcing loss (eq. 7) of a batch. Some rows are bootstrap rows, which are put first, some images."""
         count = batch.latents.shape[0]
-        bootstrap, images, others = split_rows(generator, count, self.bootstrap_share(), self.config.image_share)
+        bootstrap, images, others = split_rows(
+            generator, count, self.bootstrap_share(begins_step(generator)), self.config.image_share
+        )
         order, rows = [*bootstrap, *others, *images], len(bootstrap)
         batch, generator = batch[order], of_rows(generator, order)
         clean = self.standardise(batch.latents)
@@ -160,11 +162,11 @@ class WorldModel(nn.Module):
         estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=len(images))
         return self.loss(estimate, clean, target, grid)
 
-    def bootstrap_share(self) -> float:
-        """Of the rows of this step; in training, counts the step."""
+    def bootstrap_share(self, begins: bool = True) -> float:
+        """Of the rows of this step; in training, counts the step where it begins."""
         if self.config.objective == "diffusion":
             return 0.0
-        if not self._warm and self.training:
+        if begins and not self._warm and self.training:
             self.steps_seen += 1
             self._warm = bool(self.steps_seen > self.config.bootstrap_warmup)
         return self.config.bootstrap_share if self._warm else 0.0

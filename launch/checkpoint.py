@@ -30,8 +30,8 @@ from tokenizer.files import write_atomically
 from tokenizer.shard_format import read_json
 
 FORMAT_VERSION = 1
-EXPORTED = "README.md"
-"""The model card, which is written last: only exported checkpoints have one."""
+CARD = "README.md"
+"""The model card of an exported checkpoint, which is written last."""
 T = TypeVar("T")
 
 
@@ -88,7 +88,13 @@ def latest(run: Path) -> Path | None:
 
 def find(run: Path) -> Path | None:
     """The newest whole checkpoint of a run, or the folder itself if it was exported (`launch.export`)."""
-    return run if (run / EXPORTED).exists() else latest(run)
+    return run if is_exported(run) else latest(run)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a folder is one that `export` wrote."""
+    needed = (CARD, "config.json", "model.safetensors")
+    return all((path / name).exists() for name in needed) and "exported_from" in read_json(path / "config.json")
 
 
 def is_whole(path: Path) -> bool:
@@ -158,10 +164,11 @@ def export(path: Path, out: Path, card: str, exported_from: str) -> None:
     if (path / "ema.safetensors").exists():
         tensors |= read_tensors(path / "ema.safetensors")
     out.mkdir(parents=True, exist_ok=True)
+    (out / CARD).unlink(missing_ok=True)
     try:
         _write_tensors(out / "model.safetensors", tensors)
         _write_json(out / "config.json", {**read_json(path / "config.json"), "exported_from": exported_from})
-        write_atomically(out / EXPORTED, card.encode())
+        write_atomically(out / CARD, card.encode())
     except SafetensorError as error:
         raise _explain(error, out) from error
 

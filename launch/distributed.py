@@ -1,7 +1,7 @@
 """One process or many: the accelerator that every command trains with.
 
     python -m launch.train_dynamics laptop                                        # one process, with a GPU if any
-    accelerate launch --multi_gpu --num_processes 8 -m launch.train_dynamics base # eight GPUs
+    accelerate launch --multi_gpu --num_processes 8 -m launch.train_dynamics carracing # eight GPUs
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics debug  # two CPU processes
 
 `--multi_gpu` is right on a machine without a GPU too: it is what makes accelerate start more than one process (`--cpu

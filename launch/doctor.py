@@ -140,7 +140,7 @@ def advice(found: dict[str, Any]) -> Iterator[str]:
     if len(gpus) > 1:
         yield (
             f"All {len(gpus)} GPUs at once: `accelerate launch --multi_gpu --num_processes {len(gpus)} -m "
-            "launch.train_dynamics base`."
+            "launch.train_dynamics carracing`."
         )
 
 

@@ -37,7 +37,7 @@ class Export:
 
 def export(config: Export) -> None:
     """Raises ValueError where there is no checkpoint, or where the folder holds something else."""
-    if config.out.exists() and any(config.out.iterdir()) and not (config.out / checkpoint.EXPORTED).exists():
+    if config.out.exists() and any(config.out.iterdir()) and not checkpoint.is_exported(config.out):
         raise ValueError(f"{config.out} holds other files: name a new folder with --out")
     path = newest(config.run, *MAKERS)
     checkpoint.export(path, config.out, model_card(config.run, path), identity(path))

@@ -97,7 +97,6 @@ def import_video(config: ImportVideo) -> None:
     for name, reason in unreadable.items():
         print(f"left out {name}: {reason}")
     fps = _common_fps(videos, config)
-    _claim(config, videos)
     chosen = set(np.linspace(0, len(videos) - 1, config.held_out + 2).round().astype(int)[1:-1].tolist())
     if config.held_out and (len(chosen) < config.held_out or len(videos) <= config.held_out):
         raise ValueError(f"held_out={config.held_out} of {len(videos)} videos leaves none to train on, or cannot be")
@@ -111,6 +110,7 @@ def import_video(config: ImportVideo) -> None:
         if names
         for order in _orders(config, config.out / part, names, videos, fps)
     ]
+    _claim(config, videos)
     missing = [order for order in orders if not order.is_done]
     for order in missing:
         (order.folder / INDEX).unlink(missing_ok=True)
@@ -162,17 +162,22 @@ def make_shard(order: VideoOrder, tell: Tell) -> None:
             except ValueError as error:
                 tell(0, f"left out {name}, or what was left of it: {error}")
         if not shard.samples:
-            raise ValueError(f"none of {', '.join(order.videos)} can be read: take them out of {order.source}")
+            raise ValueError(
+                f"none of {', '.join(order.videos)} can be read: take them out of {order.source} and "
+                "import into a new --out"
+            )
 
 
 def _clips(order: VideoOrder, name: str) -> Iterator[dict[str, Any]]:
     """What the shard gets of a video, clip by clip: no more of it is in the memory at once."""
     config, path = order.config, order.source / name
     beside = _beside(order, path)
-    expected, start = probe_video(path).frames, 0
+    if beside and config.fps is not None:
+        raise ValueError(f"{path.stem}.{min(beside)}.npy is of single frames: leave --fps out, or take it away")
+    info, start = probe_video(path), 0
     for what, rows in beside.items():
-        if expected and len(rows) != expected:
-            raise ValueError(f"{path.stem}.{what}.npy has {len(rows)} rows, and the video {expected} frames")
+        if info.counted and len(rows) != info.frames:
+            raise ValueError(f"{path.stem}.{what}.npy has {len(rows)} rows, and the video {info.frames} frames")
     for frames in _chunks(read_pictures(path, config.size, config.fit, config.fps), config.clip_frames):
         stop = start + len(frames)
         for what, rows in beside.items():
@@ -225,7 +230,7 @@ def _beside(order: VideoOrder, path: Path) -> dict[str, NDArray[Any]]:
 def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
         rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is no npy file of numbers: {error}") from error
     if rows.shape[1:] != shape or rows.ndim != len(shape) + 1 or rows.dtype.kind not in "fiub":
         raise ValueError(f"{path} is {rows.dtype} {list(rows.shape)}, not numbers of {['frames', *shape]}")
@@ -274,6 +279,7 @@ def _orders(
 def _claim(config: ImportVideo, videos: dict[str, VideoInfo]) -> None:
     """Notes what is imported, so that no other settings or videos fill up the gaps."""
     settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
+    settings["actions"] = "None" if config.actions is None else json.dumps(read_json(config.actions))
     mine: dict[str, dict[str, Any]] = {
         "settings": settings,
         "videos": {name: info.num_bytes for name, info in videos.items()},

@@ -4,7 +4,7 @@ It knows this of a model: `model(batch, generator)` is its training loss, `(loss
 the metrics hold the raw "loss" that is logged in its place. `model.config`, if any, is the frozen dataclass it was made
 from and goes into the checkpoint. All randomness of a step comes from `generator`, whose numbers are a
 function of (seed, step, row), rows counted over all ranks: so a resumed run equals one that was never stopped, and two
-processes with half the rows each learn what one with all of them learns.
+processes with half the rows each learn what one with all of them learns, where the stream gives them the same rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,8 @@ class LoopConfig(OptimizerConfig):
     """In a command's config it is `loop: Annotated[LoopConfig, tyro.conf.arg(name="")]`, so that `--steps` sets it."""
 
     accumulate: int = 1
-    """Batches whose gradients make up a step: as if its rows were so many times as many, in the memory of one."""
+    """Batches whose gradients make up a step, in the memory of one: their mean, and so that of all their rows where the
+    batches are of one size. Running scales of losses see each batch by itself."""
     grad_clip: float = 1.0
     """The gradient's norm is cut to this."""
     ema_decay: float = 0.999
@@ -102,6 +103,11 @@ def train(
     accelerator.gradient_accumulation_steps = config.accumulate
     optimizers = make_optimizers(model, config)
     wrapped, *stepped = accelerator.prepare(model, *optimizers)
+    if accelerator.gradient_accumulation_steps != config.accumulate:  # a config of DeepSpeed may set it
+        raise ValueError(
+            f"accumulate={config.accumulate}, but the launcher's config says gradient_accumulation_steps="
+            f"{accelerator.gradient_accumulation_steps}: give both the same number, or leave it out there"
+        )
     ema = Ema(model, config.ema_decay)
     start = _resume(path, model, optimizers, ema, stream)
     if start.step >= config.steps:
@@ -162,12 +168,14 @@ def _gradient(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Leaves the gradient of a step in the parameters; gives the means of its batches' losses and metrics."""
     found: list[dict[str, Tensor]] = []
+    first = 0
     for part in range(config.accumulate):
         with report.waiting():
             batch = next(batches).to(accelerator.device)
         count = batch.labeled.shape[0]
-        first = count * (accelerator.num_processes * part + accelerator.process_index)
-        rows = Rows(config.seed, step, first, count, accelerator.device)
+        mine = first + count * accelerator.process_index
+        rows = Rows(config.seed, step, mine, count, accelerator.device, begins_step=not part)
+        first += count * accelerator.num_processes
         with accelerator.accumulate(wrapped):  # ranks exchange gradients after the last part only
             loss, metrics = wrapped(batch, rows)
             accelerator.backward(loss)  # divides by the number of parts

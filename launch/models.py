@@ -44,7 +44,7 @@ def newest(run: Path, *models: str) -> Path:
 
 def identity(path: Path) -> str:
     """Names a checkpoint by when and how it came about, wherever its folder lies now."""
-    if (path / checkpoint.EXPORTED).exists():
+    if checkpoint.is_exported(path):
         exported_from: str = read_json(path / "config.json")["exported_from"]
         return exported_from
     return f"{path.name}-{hashlib.sha256((path / 'state.json').read_bytes()).hexdigest()[:16]}"

@@ -38,7 +38,8 @@ from tokenizer.autoencoder import Tokenizer
 from tokenizer.cache import Cache
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shard_format import read_json
-from tokenizer.shards import Dataset
+from tokenizer.shards import Dataset, expand
+from tokenizer.storage import is_url
 from tokenizer.stream import window_places
 
 HORIZONS = (1, 2, 4, 8, 16, 32, 64)
@@ -162,7 +163,8 @@ def _longest_clip(run: Path) -> int | None:
 def _trained_on(run: Path, data: Path) -> bool:
     """Whether a training read this folder, where its own says so."""
     sources = _config(run).get("data", [])
-    return data.resolve() in [Path(source).resolve() for source in ([sources] if isinstance(sources, str) else sources)]
+    named = [folder for source in ([sources] if isinstance(sources, str) else sources) for folder in expand(source)]
+    return data.resolve() in [Path(folder).resolve() for folder in named if not is_url(folder)]
 
 
 def _config(run: Path) -> dict[str, Any]:

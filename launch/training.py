@@ -12,13 +12,14 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
+from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
 from launch.compiling import RecomputesLayers, checkpoint_activations, compile_model
 from launch.distributed import accelerated, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.loop import LoopConfig, Stream, train
 from launch.memory import check_size, fits
-from launch.models import newest
+from launch.models import check_same_tokenizer, newest
 from launch.run_folder import claimed
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
@@ -201,7 +202,7 @@ def _build(
     torch.manual_seed(config.loop.seed)  # the initial weights
     with fits("the model", "choose smaller sizes for --model"):
         model = build(source)
-        if config.init_from is not None:
+        if config.init_from is not None and checkpoint.latest(config.run) is None:
             _begin_with(model, config.init_from)
         if config.loop.activation_checkpointing:
             checkpoint_activations(model)
@@ -213,7 +214,11 @@ def _build(
 
 
 def _begin_with(model: nn.Module, run: Path) -> None:
-    fresh = checkpoint.load_matching(model, newest(run, type(model).__name__))
+    path = newest(run, type(model).__name__)
+    if isinstance(model, WorldModel):
+        known = checkpoint.load_config(path, DynamicsConfig).tokenizer
+        check_same_tokenizer(known, model.config.tokenizer, model=run, other="the data")
+    fresh = checkpoint.load_matching(model, path)
     say_once(f"begins with the weights of {run}" + (f"; new are {', '.join(fresh)}" if fresh else ""))
 
 
@@ -284,7 +289,9 @@ def shards_mixed(config: TrainConfig, dataset: Dataset) -> int | None:
         return config.mix_shards
     mixed = min(config.mix_shards or MIXED_FROM_AFAR, len({sample.shard for sample in dataset.samples}))
     largest = max(shard.num_bytes for shard in remote)
-    ahead = min(2 * mixed, len(remote))  # those that are mixed, and those that come next
+    # Those that are mixed and those that come next, of each dataset with weights and of each kind of clips.
+    orders = (len(config.weights) or 1) * (2 if config.long_length else 1)
+    ahead = min(2 * mixed * orders, len(remote))
     if ahead * largest > config.cache_gb * 1e9:
         raise ValueError(
             f"cache_gb={config.cache_gb} holds fewer than {ahead} shards of up to {largest / 1e9:.3g} GB, and so many "

@@ -20,8 +20,11 @@ _ROW, _KINDS = 6, 7
 class Rows:
     """The rows [first, first + count) of a step."""
 
-    def __init__(self, seed: int, step: int, first: int, count: int, device: torch.device) -> None:
-        self.seed, self.step, self.device = seed, step, device
+    def __init__(
+        self, seed: int, step: int, first: int, count: int, device: torch.device, *, begins_step: bool = True
+    ) -> None:
+        """`begins_step` is false for the later of several batches that make up a step."""
+        self.seed, self.step, self.device, self.begins_step = seed, step, device, begins_step
         self.numbers: list[int] = list(range(first, first + count))
         self._generators: dict[int, torch.Generator] = {}
 
@@ -30,7 +33,7 @@ class Rows:
 
     def __getitem__(self, places: slice | Sequence[int]) -> "Rows":
         """Some of the rows, in this order; what they draw goes on where the whole stopped."""
-        part = Rows(self.seed, self.step, 0, 0, self.device)
+        part = Rows(self.seed, self.step, 0, 0, self.device, begins_step=self.begins_step)
         part.numbers = self.numbers[places] if isinstance(places, slice) else [self.numbers[i] for i in places]
         part._generators = self._generators
         return part
@@ -61,6 +64,11 @@ Draws = Rows | torch.Generator
 def of_rows(draws: Draws, places: slice | Sequence[int]) -> Draws:
     """What some rows of a batch draw from."""
     return draws[places] if isinstance(draws, Rows) else draws
+
+
+def begins_step(draws: Draws) -> bool:
+    """Whether these are of the first batch of a training step."""
+    return draws.begins_step if isinstance(draws, Rows) else True
 
 
 def normal(draws: Draws, shape: Sequence[int]) -> Tensor:

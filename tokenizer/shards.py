@@ -5,6 +5,7 @@ Axes: t frames of a window, c h w one frame, n latent tokens, d their channels, 
 
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -332,6 +333,8 @@ def _read_index(place: Place) -> dict[str, Any]:
 
 def _read_sidecar(place: Place, entry: dict[str, Any], part: int) -> list[Sample]:
     name = Path(entry["name"]).name
+    if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]) or int(entry["bytes"]) < 0:  # both name files of the cache
+        raise ValueError(f"{place}/{INDEX} says of {name}: sha256 {entry['sha256']!r} and {entry['bytes']!r} bytes")
     shard = Shard(place=place, name=name, num_bytes=entry["bytes"], sha256=entry["sha256"], part=part)
     place.check(shard)
     sidecar = sidecar_path(Path(name)).name

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +109,7 @@ class ShardCache:
             except FileNotFoundError:
                 self.fetch(url, shard)
                 continue
-            os.utime(path)
+            os.utime(file.fileno())
             return file  # also if the room is taken from now on: an open file stays
         raise OSError(
             f"{self.folder} is too small: {shard} was driven out by others before it was read, {self.attempts} times "
@@ -132,7 +132,7 @@ class ShardCache:
         return self.folder / f"{shard.sha256}.tar"
 
     def _transfer(self, url: str, shard: Shard) -> None:
-        partial_path = self._path(shard).with_suffix(".partial")
+        partial_path = self.folder / f"{shard.sha256}.{shard.num_bytes}.partial"
         try:
             self._take_room(partial_path, shard)
             copy_file(url, partial_path)
@@ -146,18 +146,21 @@ class ShardCache:
             raise
 
     def _take_room(self, partial_path: Path, shard: Shard) -> None:
-        """An empty file that counts as a whole one, so that several processes do not take the same room."""
+        """An empty file whose name counts as a whole one, so that several processes do not take the same room."""
         with _locked(self.folder / "room.lock"):
-            held = {path: path.stat() for path in self.folder.glob("*.tar")}
             coming = [path for path in self.folder.glob("*.partial") if path != partial_path and not _abandoned(path)]
-            taken = sum(stat.st_size for stat in held.values()) + sum(path.stat().st_size for path in coming)
+            taken = sum(int(path.name.split(".")[1]) for path in coming)
+            held: dict[Path, os.stat_result] = {}
+            for path in self.folder.glob("*.tar"):
+                with suppress(FileNotFoundError):
+                    held[path] = path.stat()
+            taken += sum(stat.st_size for stat in held.values())
             for path in sorted(held, key=lambda path: held[path].st_mtime):
                 if taken + shard.num_bytes <= self.max_bytes:
                     break
                 path.unlink(missing_ok=True)
                 taken -= held[path].st_size
-            with partial_path.open("wb") as file:
-                file.truncate(shard.num_bytes)
+            partial_path.touch()
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,9 @@ def retried(call: Callable[[], T], *, what: str, attempts: int, wait: float) -> 
             return call()
         except Exception as error:
             if not _may_pass(error):
-                raise
+                if isinstance(error, (OSError, ValueError, ImportError)):
+                    raise
+                raise OSError(f"{what} cannot be had: {_reason(error)}") from error
             if attempt == attempts:
                 raise OSError(f"{what} cannot be had after {attempts} attempts: {_reason(error)}") from error
         # Drawn, so that many processes that failed together do not come back together.
@@ -209,10 +214,8 @@ def retried(call: Callable[[], T], *, what: str, attempts: int, wait: float) -> 
 def copy_file(url: str, path: Path) -> None:
     """From any place that fsspec reads."""
     filesystem, inside = _filesystem(url)
-    with path.open("r+b") as file:
-        file.truncate(0)
-        filesystem.get_file(inside, file)
-        file.flush()
+    filesystem.get_file(inside, str(path))
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -251,7 +254,7 @@ def _check_bytes(url: str, path: Path, shard: Shard) -> None:
 
 def _may_pass(error: Exception) -> bool:
     """Whether trying again may help: not where a thing is missing, forbidden or asked for wrongly."""
-    if isinstance(error, (DiskFull, FileNotFoundError, PermissionError, ValueError, ImportError)):
+    if isinstance(error, (DiskFull, FileNotFoundError, PermissionError, ValueError, ImportError, TypeError)):
         return False
     status = getattr(error, "status", None)  # of an HTTP response
     return status is None or status in (408, 429) or status >= 500
@@ -263,7 +266,8 @@ def _reason(error: Exception) -> str:
 
 def _abandoned(partial_path: Path) -> bool:
     """Whether nobody is at work on it any more; if so it is deleted."""
-    with _locked(partial_path.with_suffix(".lock"), wait=False) as mine:
+    lock = partial_path.with_name(f"{partial_path.name.split('.')[0]}.lock")
+    with _locked(lock, wait=False) as mine:
         if mine:
             partial_path.unlink(missing_ok=True)
     return mine

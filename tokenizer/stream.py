@@ -253,14 +253,13 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
             parts.setdefault(dataset.samples[index].shard.part if dataset.weights else 0, []).append(index)
         self.orders = [Order(dataset, part, config) for part in parts.values()]
         self.turns = Turns([dataset.weights[part] for part in parts] if len(parts) > 1 else [1.0], config.seed)
-        self.ahead = Ahead()
 
     def __getitem__(self, slot: int) -> tuple[Batch, dict[str, str]]:
         part, number = self.turns[slot]
         order = self.orders[part]
         epoch, place = divmod(number, len(order))
         sample = order.sample(epoch, place)
-        self.ahead.want(order.next_shards(epoch, place))
+        order.ahead.want(order.next_shards(epoch, place))
         corrupt: dict[str, str] = {}
         for attempt in range(min(len(order), MAX_ATTEMPTS) + 1):
             try:
@@ -292,6 +291,7 @@ class Order:
         self._shard_of = np.array([number[dataset.samples[index].shard] for index in samples])
         self.mix = len(shards) if config.mix_shards is None else config.mix_shards
         self.remote = any(shard.place.remote for shard in shards)
+        self.ahead = Ahead()
         self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:

@@ -103,6 +103,8 @@ class VideoInfo(NamedTuple):
 
     frames: int
     """As its header has it, or by its duration."""
+    counted: bool
+    """Whether the header has it."""
     fps: float
     num_bytes: int
 
@@ -123,10 +125,12 @@ def probe_video(path: Path) -> VideoInfo:
             if not rate:
                 raise ValueError("the video tells no frame rate")
             seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            frames = stream.frames or round(seconds * rate)
+            if not seconds and container.duration:  # Matroska has it of the whole file only
+                seconds = container.duration / av.time_base
+            counted = stream.frames
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be opened: {error}") from error
-    return VideoInfo(frames, float(rate), path.stat().st_size)
+    return VideoInfo(counted or round(seconds * rate), bool(counted), float(rate), path.stat().st_size)
 
 
 def read_pictures(

@@ -110,4 +110,6 @@ def native_action(space: "spaces.Space[Any]", row: NDArray[np.float32]) -> Any:
         scaled = space.low + (row.reshape(space.shape) + 1) / 2 * (space.high - space.low)
         return np.clip(scaled, space.low, space.high).astype(space.dtype)
     whole = row.round().astype(np.int64)
-    return int(whole[0]) + int(space.start) if isinstance(space, spaces.Discrete) else whole.astype(space.dtype)
+    if isinstance(space, spaces.Discrete):
+        return int(whole[0]) + int(space.start)
+    return (whole + getattr(space, "start", 0)).astype(space.dtype)

@@ -62,10 +62,10 @@ def make(name: str, action_repeat: int = 1) -> Environment:
 SPACES: dict[str, tuple[Any, ActionSpace, list[float], Any]] = {
     "one of several": (spaces.Discrete(4, start=2), ActionSpace(categorical=(("action", 4),)), [3.0], 5),
     "several of several": (
-        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([2, 3], start=[0, 5]),
         ActionSpace(categorical=(("action0", 2), ("action1", 3))),
         [1.0, 2.0],
-        [1, 2],
+        [1, 7],
     ),
     "keys": (spaces.MultiBinary(3), ActionSpace(binary=("action0", "action1", "action2")), [0.0, 1.0, 1.0], [0, 1, 1]),
     "a box": (

@@ -120,6 +120,7 @@ def test_plain_diffusion_forcing_is_never_told_a_step_size_nor_bootstraps() -> N
 def test_the_bootstrap_begins_after_its_warmup_also_when_training_resumes_within_it() -> None:
     world, clip = make(bootstrap_warmup=3, bootstrap_share=0.5), latent_clip(4, FRAMES)
     assert [world.bootstrap_share() for _ in range(2)] == [0, 0]
+    assert [world.bootstrap_share(begins=False) for _ in range(5)] == [0] * 5  # later batches of the same step
     world.eval()
     assert [world.bootstrap_share() for _ in range(5)] == [0] * 5  # only training steps count
     resumed = WorldModel(world.config)

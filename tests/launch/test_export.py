@@ -47,7 +47,7 @@ def test_the_commands_read_an_exported_folder(pipeline: Path, tmp_path: Path, ca
 
 
 def test_a_folder_of_other_files_is_left_alone(pipeline: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "README.md").write_text("precious")
     with pytest.raises(ValueError, match="holds other files: name a new folder"):
         export(Export(run=pipeline / "tokenizer", out=tmp_path))
     with pytest.raises(ValueError, match="holds no checkpoint"):

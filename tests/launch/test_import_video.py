@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tokenizer.records import EpisodeClip
 from tokenizer.shards import Dataset
-from tokenizer.video import encode_video, read_pictures, write_video
+from tokenizer.video import encode_video, probe_video, read_pictures, write_video
 
 Call = Callable[..., int]
 SPACE = {"continuous": ["steer"], "categorical": [["gear", 3]], "binary": []}
@@ -162,3 +163,31 @@ def test_a_picture_comes_to_its_size(tmp_path: Path, fit: str, size: tuple[int, 
     assert (picture > 150).mean() == pytest.approx(grey, abs=0.02)
     if fit == "pad":
         assert (picture[:8] < 20).all() and (picture[8:56] > 150).all() and (picture[56:] < 20).all()
+
+
+def test_rewards_of_single_frames_do_not_go_with_fewer_frames_a_second(
+    source: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    np.save(source / "part0/drive0.rewards.npy", np.arange(40.0))
+    assert call("import_video", "debug", "--source", source, "--out", tmp_path / "out", "--fps", 10) == 0
+    said = capfd.readouterr().out
+    assert "left out part0/drive0.mp4, or what was left of it: drive0.rewards.npy is of single frames" in said
+    assert Dataset.open(tmp_path / "out/train").num_frames == 3 * 20
+
+
+def test_a_refused_import_leaves_the_folder_free(source: Path, tmp_path: Path, call: Call) -> None:
+    given = ("--source", source, "--out", tmp_path / "out")
+    assert call("import_video", "debug", *given, "--held-out", 5) == 1
+    assert call("import_video", "debug", *given, "--held-out", 2) == 0
+
+
+def test_matroska_tells_its_frames_by_its_duration(source: Path, tmp_path: Path) -> None:
+    with av.open(str(source / "part0/drive0.mp4")) as old, av.open(str(tmp_path / "a.mkv"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    info = probe_video(tmp_path / "a.mkv")
+    assert abs(info.frames - 40) <= 1 and info.fps == 20 and not info.counted
+    assert probe_video(source / "part0/drive0.mp4").counted

@@ -1,8 +1,10 @@
 """Shards from elsewhere: the same windows as from here, through a cache that stays small, from servers that fail."""
 
 import errno
+import fcntl
 import hashlib
 import itertools
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -119,7 +121,7 @@ def test_what_is_missing_or_forbidden_is_not_asked_for_again(folder: Path, serve
     with pytest.raises(FileNotFoundError, match=FIRST):
         remote.read_window(0, 0, 1)
     server.faults = {"shard-000001.tar": ["403"]}
-    with pytest.raises(Exception, match="403"):
+    with pytest.raises(OSError, match="shard-000001.tar cannot be had: .*403"):
         remote.read_window(CLIPS, 0, 1)
     assert server.asked[FIRST] == server.asked["shard-000001.tar"] == 1
     with pytest.raises(ValueError, match="is no dataset: looked for .*/nowhere/index.json"):
@@ -179,7 +181,7 @@ def test_many_readers_fetch_a_shard_once(server: Server, cache: ShardCache) -> N
 def test_what_a_killed_process_left_behind_takes_no_room(folder: Path, server: Server, cache: ShardCache) -> None:
     size = (folder / FIRST).stat().st_size
     cache.folder.mkdir()
-    stale = cache.folder / f"{'0' * 64}.partial"
+    stale = cache.folder / f"{'0' * 64}.{size}.partial"
     stale.write_bytes(bytes(size))
     remote = Dataset.open(f"{server.url}/data", cache=replace(cache, max_bytes=size))
     assert remote.read_window(0, 0, 1).num_frames == 1
@@ -238,3 +240,28 @@ def test_shards_go_to_worker_processes() -> None:
     place = RemoteFolder("http://x", ShardCache(folder=Path("c"), max_bytes=1))
     shard = Shard(place=place, name="a.tar", num_bytes=1, sha256="0")
     assert {shard} == {replace(shard)} and str(shard) == "a.tar"
+
+
+@pytest.mark.parametrize("sha256", ["../../thesis", "/etc/passwd", "0" * 63])
+def test_an_index_cannot_name_files_outside_the_cache(
+    folder: Path, server: Server, cache: ShardCache, sha256: str
+) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["sha256"] = sha256
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="index.json says of shard-000000.tar: sha256"):
+        Dataset.open(f"{server.url}/data", cache=cache)
+
+
+def test_shards_on_their_way_count_as_whole_ones(folder: Path, server: Server, cache: ShardCache) -> None:
+    """Another process has just begun to fetch one, and there is room for two."""
+    size = (folder / FIRST).stat().st_size
+    remote = Dataset.open(f"{server.url}/data", cache=replace(cache, max_bytes=2 * size))
+    coming = remote.samples[-1].shard
+    cache.folder.mkdir()
+    (cache.folder / f"{coming.sha256}.{coming.num_bytes}.partial").touch()
+    with open(cache.folder / f"{coming.sha256}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for sample in (0, CLIPS):
+            remote.read_window(sample, 0, 1)
+            assert len(list(cache.folder.glob("*.tar"))) == 1
