@@ -217,3 +217,20 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
     one, two = (metrics(tmp_path / name) for name in ("one", "two"))
     assert [m["step"] for m in two] == [1, 2, 3, 4, 5]
     assert [m["error"] for m in two] == pytest.approx([m["error"] for m in one], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_others_within_a_minute_by_name_and_the_run_goes_on(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launch = f"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
+    env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch.split(), str(HERE / "two_ranks.py"), str(tmp_path / "run")]
+    died = subprocess.run([*command, "4"], env=env, capture_output=True, text=True, timeout=60)
+    assert died.returncode == 1
+    assert "rank      : 1" in died.stderr.partition("Root Cause")[2] and "SIGKILL" in died.stderr
+    assert checkpoint.latest(tmp_path / "run") == tmp_path / "run/checkpoints/step_00000002"
+    resumed = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=True)
+    assert "resuming at step 3 of 5" in resumed.stdout
+    assert [m["step"] for m in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
