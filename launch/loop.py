@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -97,6 +98,11 @@ def train(
     `evaluate(model, step)` runs on the main process with the averaged weights, every `evaluate_every` steps and at the
     end. Ctrl-C and SIGTERM save and exit.
     """
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise ValueError(
+            f"the launcher's config asks for {accelerator.distributed_type.value}, whose checkpoints are not supported "
+            "yet: start with `accelerate launch --multi_gpu --num_processes N -m launch.NAME`"
+        )
     path = checkpoint.latest(run)
     if path is not None:
         checkpoint.load_into(model, path)  # before it is wrapped: a wrapper may keep copies of the weights
