@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from tokenizer.order import PERIOD
 from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
-from tokenizer.stream import PERIOD, AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
+from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
 
 META = DatasetMeta(
     environment="toy",
