@@ -45,17 +45,7 @@ class GymnasiumEnvironment:
     def reset(self, seed: int) -> Arrival:
         observation, info = self._env.reset(seed=seed)
         self._running = True
-        none = np.zeros(self.action_space.size, np.float32)
-        return Arrival(
-            frame=self._frame(observation),
-            action=none,
-            labeled=False,
-            reward=0.0,
-            continues=True,
-            is_first=True,
-            is_last=False,
-            info=info,
-        )
+        return Arrival.first(self.action_space, self._frame(observation), info)
 
     def step(self, action_row: NDArray[Any]) -> Arrival:
         row = checked_row(self.action_space, action_row)
@@ -68,16 +58,7 @@ class GymnasiumEnvironment:
             if terminated or truncated:
                 break
         self._running = not (terminated or truncated)
-        return Arrival(
-            frame=self._frame(observation),
-            action=row,
-            labeled=True,
-            reward=reward,
-            continues=not terminated,
-            is_first=False,
-            is_last=not self._running,
-            info=info,
-        )
+        return Arrival.after(row, self._frame(observation), reward, info, terminated=terminated, truncated=truncated)
 
     def close(self) -> None:
         self._env.close()

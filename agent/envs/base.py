@@ -6,7 +6,7 @@ Adapters convert their game's own convention at this edge; nothing above them se
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,43 @@ class Arrival:
     is_last: bool
     """Terminated or truncated: no step may follow."""
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def first(cls, space: ActionSpace, frame: NDArray[np.uint8], info: Mapping[str, Any]) -> Self:
+        """An episode's first frame, which no action led to."""
+        return cls(
+            frame=frame,
+            action=np.zeros(space.size, np.float32),
+            labeled=False,
+            reward=0.0,
+            continues=True,
+            is_first=True,
+            is_last=False,
+            info=info,
+        )
+
+    @classmethod
+    def after(
+        cls,
+        action: NDArray[np.float32],
+        frame: NDArray[np.uint8],
+        reward: float,
+        info: Mapping[str, Any],
+        *,
+        terminated: bool,
+        truncated: bool,
+    ) -> Self:
+        """What an action led to."""
+        return cls(
+            frame=frame,
+            action=action,
+            labeled=True,
+            reward=reward,
+            continues=not terminated,
+            is_first=False,
+            is_last=terminated or truncated,
+            info=info,
+        )
 
 
 @runtime_checkable

@@ -83,16 +83,7 @@ class CarRacingEnvironment:
             self._fast.draw_frames = self._draw
         pixels, info = self._game.reset(seed=seed)
         self._steps, self._running = 0, True
-        return Arrival(
-            frame=self._frame(pixels),
-            action=np.zeros(ACTIONS.size, dtype=np.float32),
-            labeled=False,
-            reward=0.0,
-            continues=True,
-            is_first=True,
-            is_last=False,
-            info=info,
-        )
+        return Arrival.first(ACTIONS, self._frame(pixels), info)
 
     def step(self, action_row: NDArray[Any]) -> Arrival:
         if not self._running:
@@ -113,16 +104,7 @@ class CarRacingEnvironment:
         if self._fast is not None and self._draw and pixels is None:
             pixels = self._fast.draw_skipped()  # it terminated before the repeat's last step
         self._running = not (terminated or truncated)
-        return Arrival(
-            frame=self._frame(pixels),
-            action=row,
-            labeled=True,
-            reward=total,
-            continues=not terminated,
-            is_first=False,
-            is_last=not self._running,
-            info=info,
-        )
+        return Arrival.after(row, self._frame(pixels), total, info, terminated=terminated, truncated=truncated)
 
     def close(self) -> None:
         self._running = False
