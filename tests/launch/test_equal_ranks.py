@@ -1,8 +1,6 @@
 """A step is the same on one process and on several: its noise, its kinds of rows, its gradient, what it learns."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,22 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from launch import checkpoint
+from tests.launching import accelerate, no_rank
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def launch(out: Path, data: Path, *, processes: int, rows: int, parts: int) -> Path:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    start = f"-m accelerate.commands.launch --multi_gpu --num_processes {processes} --num_machines 1"
-    command = [sys.executable, *f"{start} --main_process_port {port}".split()] if processes > 1 else [sys.executable]
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    command = accelerate(processes) if processes > 1 else [sys.executable]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("equal_ranks.py")), str(out), str(data), str(rows), str(parts)],
         cwd=ROOT,
-        env={**env, "PYTHONPATH": str(ROOT)},
+        env={**no_rank(), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -3,7 +3,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from launch.distributed import make_accelerator
 from launch.ema import Ema
 from launch.loop import LoopConfig, train
 from launch.optimizers import learning_rate, make_optimizers
+from tests.launching import accelerate
 
 HERE = Path(__file__).parent
 
@@ -211,13 +211,9 @@ def test_what_cannot_be_resumed_is_not_begun(tmp_path: Path, kind: str, monkeypa
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    launch = f"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
     env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    for name, start in (("two", launch.split()), ("one", [])):
-        command = [sys.executable, *start, str(HERE / "two_ranks.py"), str(tmp_path / name)]
+    for name, start in (("two", accelerate()), ("one", [sys.executable])):
+        command = [*start, str(HERE / "two_ranks.py"), str(tmp_path / name)]
         subprocess.run(command, env=env, check=True, timeout=200)
     for name in ("model", "ema"):
         one, two = (load_file(tmp_path / n / f"checkpoints/step_00000005/{name}.safetensors") for n in ("one", "two"))
@@ -231,12 +227,8 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_others_within_a_minute_by_name_and_the_run_goes_on(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    launch = f"-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port}"
     env = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch.split(), str(HERE / "two_ranks.py"), str(tmp_path / "run")]
+    command = [*accelerate(), str(HERE / "two_ranks.py"), str(tmp_path / "run")]
     died = subprocess.run([*command, "4"], env=env, capture_output=True, text=True, timeout=60)
     assert died.returncode == 1
     assert "rank      : 1" in died.stderr.partition("Root Cause")[2] and "SIGKILL" in died.stderr

@@ -1,17 +1,15 @@
 """Every command under `accelerate launch` with two processes on this machine, joined by gloo where there is no GPU."""
 
 import json
-import os
 import re
-import socket
 import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from launch import checkpoint
+from tests.launching import accelerate, no_rank
 from tokenizer.shards import Dataset
 
 ROOT = Path(__file__).parents[2]
@@ -20,15 +18,10 @@ pytestmark = pytest.mark.slow
 
 def launch(*arguments: object, code: int = 0) -> str:
     """What two processes of a command say, on stdout and stderr together."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    start = f"accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port {port} -m"
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(
-        [sys.executable, "-m", *start.split(), *map(str, arguments)],
+        [*accelerate(), "-m", *map(str, arguments)],
         cwd=ROOT,
-        env=env,
+        env=no_rank(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
