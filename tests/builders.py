@@ -10,6 +10,7 @@ from dynamics.world_model import DynamicsConfig, WorldModel
 from tokenizer.autoencoder import TokenizerConfig
 from tokenizer.draws import Draws, split_rows
 from tokenizer.records import EpisodeClip, LatentClip
+from tokenizer.shard_format import DatasetMeta
 from tokenizer.transformer import TransformerConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -22,6 +23,14 @@ TOKENIZER = TokenizerConfig(
 DYNAMICS = DynamicsConfig(
     latent_shape=(2, 3), actions=MIXED, transformer=SMALL, num_registers=1, max_steps=8, num_steps=4, context_level=6
 )
+META = DatasetMeta(
+    environment="toy",
+    frame_size=(4, 4),
+    fps=20.0,
+    action_space={"continuous": ["x"], "categorical": [], "binary": []},
+    tasks=("one",),
+)
+"""Of datasets of tiny frames."""
 
 
 def randomised(model: M, std: float = 0.3, seed: int = 0) -> M:

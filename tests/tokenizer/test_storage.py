@@ -15,23 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.builders import META
 from tests.serving import Fault, Server, serving
 from tokenizer import storage
 from tokenizer.files import DiskFull
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset, expand
 from tokenizer.storage import RemoteFolder, Shard, ShardCache
 from tokenizer.stream import ClipStream, StreamConfig
 
-META = DatasetMeta(
-    environment="toy",
-    frame_size=(4, 4),
-    fps=20.0,
-    action_space={"continuous": ["x"], "categorical": [], "binary": []},
-    tasks=("one",),
-)
 SHARDS, CLIPS = 4, 3
 FIRST = "shard-000000.tar"
 

@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.builders import META
 from tokenizer.order import PERIOD
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
 
-META = DatasetMeta(
-    environment="toy",
-    frame_size=(4, 4),
-    fps=20.0,
-    action_space={"continuous": ["x"], "categorical": [], "binary": []},
-    tasks=("one",),
-)
 CONFIG = StreamConfig(length=4, batch_size=2, seed=3)
 
 

@@ -8,20 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.builders import META
 from tokenizer.records import EpisodeClip
-from tokenizer.shard_format import DatasetMeta
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 from tokenizer.stream import Batch, ClipStream, StreamConfig
 
 SHARDS, CLIPS, RANKS, ROWS = 100, 100, 4, 25
-META = DatasetMeta(
-    environment="toy",
-    frame_size=(4, 4),
-    fps=20.0,
-    action_space={"continuous": ["x"], "categorical": [], "binary": []},
-    tasks=("one",),
-)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
