@@ -17,14 +17,13 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from launch import sharding
 from launch.serial import from_json, to_json
 from tokenizer.files import write_atomically
 from tokenizer.shard_format import read_json
@@ -35,20 +34,24 @@ CARD = "README.md"
 T = TypeVar("T")
 
 
+class Snapshot(NamedTuple):
+    """What a checkpoint holds beside the loop's state: whole tensors in this process's memory, by name."""
+
+    model: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    """ "<parameter>.<field>"."""
+    config: Mapping[str, Any]
+    """See `describe`."""
+    groups: Sequence[Any] = ()
+    """The optimizers' settings."""
+
+
 class IncompleteCheckpoint(UserWarning):
     """A whole sentence for the user, who need not know where in the code it was noticed."""
 
 
-def save(
-    run: Path,
-    step: int,
-    *,
-    model: nn.Module,
-    ema: Mapping[str, Tensor],
-    optimizers: Sequence[Optimizer],
-    state: Mapping[str, Any],
-    keep: int = 2,
-) -> Path:
+def save(run: Path, step: int, snapshot: Snapshot, state: Mapping[str, Any], *, keep: int = 2) -> Path:
     """Writes a checkpoint and deletes all but the newest `keep` whole ones. Call it on the main process only."""
     folder = run / "checkpoints"
     target = folder / f"step_{step:08d}"
@@ -57,14 +60,13 @@ def save(
         shutil.rmtree(stale)
     try:
         partial.mkdir(parents=True)
-        _write_tensors(partial / "model.safetensors", model.state_dict())
-        if ema:
-            _write_tensors(partial / "ema.safetensors", ema)
-        _write_tensors(partial / "optimizer.safetensors", _optimizer_tensors(model, optimizers))
-        _write_json(partial / "config.json", _describe(model))
+        _write_tensors(partial / "model.safetensors", snapshot.model)
+        if snapshot.ema:
+            _write_tensors(partial / "ema.safetensors", snapshot.ema)
+        _write_tensors(partial / "optimizer.safetensors", snapshot.optimizer)
+        _write_json(partial / "config.json", snapshot.config)
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        hyperparameters = [optimizer.state_dict()["param_groups"] for optimizer in optimizers]
-        _write_json(partial / "state.json", {**state, "step": step, "files": sizes, "optimizers": hyperparameters})
+        _write_json(partial / "state.json", {**state, "step": step, "files": sizes, "optimizers": snapshot.groups})
         _sync_folder(partial)
         if target.exists():  # a torn one: a whole one of this step would have been resumed from
             shutil.rmtree(target)
@@ -134,12 +136,13 @@ def load_into(model: nn.Module, path: Path, *, ema: bool = False, part: str = ""
         tensors |= read_tensors(path / "ema.safetensors")  # frozen parameters and buffers are in the model's file only
     if part:
         tensors = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
-    expected = model.state_dict()
+    expected = model.state_dict(keep_vars=True)
     for key in sorted(tensors.keys() | expected.keys()):
         found, wanted = _shape(tensors, key), _shape(expected, key)
         if found != wanted:
             raise ValueError(f"{path} does not fit {type(model).__name__}: {key!r} is {found} there and {wanted} here")
-    model.load_state_dict(tensors)
+    for key, tensor in tensors.items():
+        sharding.fill(expected[key], tensor)
 
 
 def load_matching(model: nn.Module, path: Path) -> list[str]:
@@ -150,11 +153,12 @@ def load_matching(model: nn.Module, path: Path) -> list[str]:
     tensors = read_tensors(path / "model.safetensors")
     if (path / "ema.safetensors").exists():
         tensors |= read_tensors(path / "ema.safetensors")
-    expected = model.state_dict()
+    expected = model.state_dict(keep_vars=True)
     fitting = {key for key in expected if _shape(tensors, key) == _shape(expected, key)}
     if not fitting:
         raise ValueError(f"nothing in {path} fits {type(model).__name__}: no weight has the same name and shape")
-    model.load_state_dict({key: tensors[key] for key in fitting}, strict=False)
+    for key in fitting:
+        sharding.fill(expected[key], tensors[key])
     return [key for key in expected if key not in fitting]
 
 
@@ -173,19 +177,13 @@ def export(path: Path, out: Path, card: str, exported_from: str) -> None:
         raise _explain(error, out) from error
 
 
-def load_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], path: Path) -> None:
-    """Restores what the optimizers remember of each parameter; learning rates and the like stay as configured."""
-    remembered: dict[str, dict[str, Tensor]] = {}
+def read_optimizer(path: Path) -> dict[str, dict[str, Tensor]]:
+    """What the optimizers kept: {parameter: {field: value}}."""
+    kept: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_tensors(path / "optimizer.safetensors").items():
         name, _, field = key.rpartition(".")
-        remembered.setdefault(name, {})[field] = tensor
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-        state = {index: remembered.pop(name) for index, name in enumerate(order) if name in remembered}
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    if remembered:
-        raise ValueError(f"{path} remembers the parameter {min(remembered)!r}, which no optimizer of this model has")
+        kept.setdefault(name, {})[field] = tensor
+    return kept
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -198,17 +196,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[id(parameter)]}.{key}": torch.as_tensor(value)
-        for optimizer in optimizers
-        for parameter, remembered in optimizer.state.items()
-        for key, value in remembered.items()
-    }
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
+    """What config.json says of a model."""
     config = getattr(model, "config", None)
     return {
         "format_version": FORMAT_VERSION,
@@ -219,17 +208,11 @@ def _describe(model: nn.Module) -> dict[str, Any]:
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> str:
-    return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+    return str(tuple(sharding.shape(tensors[key]))) if key in tensors else "missing"
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Cloned because safetensors refuses tensors that share memory, as tied weights do.
-    wide = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
-    copies = {
-        name: t.detach().to("cpu", wide.get(t.dtype, t.dtype)).clone(memory_format=torch.contiguous_format)
-        for name, t in tensors.items()
-    }
-    save_file(copies, path)
+    save_file(dict(tensors), path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

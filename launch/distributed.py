@@ -23,6 +23,7 @@ from torch import distributed
 
 Precision = Literal["bf16", "fp32"]
 Tracker = Literal["tensorboard", "wandb"]
+Parallelism = Literal["DDP", "FSDP", "DeepSpeed"]
 
 
 def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensorboard") -> Accelerator:
@@ -33,12 +34,13 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
     if precision == "bf16" and not has_bf16():
         raise ValueError(f"{torch.cuda.get_device_name()} cannot calculate in bf16: give --precision fp32")
     on_cpu = not torch.cuda.is_available()
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    deepspeed = parallelism() == "DeepSpeed"
     accelerator = Accelerator(
         # Without `cpu` accelerate leaves CPU ranks unjoined; DeepSpeed refuses it and needs the backend instead.
         cpu=on_cpu and not deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else None,
-        mixed_precision="bf16" if precision == "bf16" else "no",
+        # To DeepSpeed bf16 would mean weights in bf16; `launch.zero` asks it for autocast, as the others do.
+        mixed_precision="bf16" if precision == "bf16" and not deepspeed else "no",
         log_with=tracker,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "logs")),
     )
@@ -52,6 +54,12 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
     if on_cpu:
         torch.set_num_threads(cores())
     return accelerator
+
+
+def parallelism() -> Parallelism:
+    """What the launcher asks for; also before there is an accelerator."""
+    asked = {name: os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() for name in ("DeepSpeed", "FSDP")}
+    return "DeepSpeed" if asked["DeepSpeed"] == "true" else "FSDP" if asked["FSDP"] == "true" else "DDP"
 
 
 @contextmanager

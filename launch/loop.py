@@ -14,16 +14,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from launch import checkpoint
 from launch.distributed import Precision, Tracker
 from launch.ema import Ema
+from launch.engine import Engine
+from launch.engines import make_engine
 from launch.interrupt import Interrupts
-from launch.optimizers import OptimizerConfig, learning_rate, make_optimizers
+from launch.optimizers import OptimizerConfig, learning_rate
 from launch.report import Report
+from launch.saver import Saver
 from tokenizer.draws import Rows
 from tokenizer.records import Clip
 
@@ -98,45 +99,31 @@ def train(
     `evaluate(model, step)` runs on the main process with the averaged weights, every `evaluate_every` steps and at the
     end. Ctrl-C and SIGTERM save and exit.
     """
-    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-        raise ValueError(
-            f"the launcher's config asks for {accelerator.distributed_type.value}, whose checkpoints are not supported "
-            "yet: start with `accelerate launch --multi_gpu --num_processes N -m launch.NAME`"
-        )
     path = checkpoint.latest(run)
     if path is not None:
-        checkpoint.load_into(model, path)  # before it is wrapped: a wrapper may keep copies of the weights
-    accelerator.gradient_accumulation_steps = config.accumulate
-    optimizers = make_optimizers(model, config)
-    wrapped, *stepped = accelerator.prepare(model, *optimizers)
-    if accelerator.gradient_accumulation_steps != config.accumulate:  # a config of DeepSpeed may set it
-        raise ValueError(
-            f"accumulate={config.accumulate}, but the launcher's config says gradient_accumulation_steps="
-            f"{accelerator.gradient_accumulation_steps}: give both the same number, or leave it out there"
-        )
+        checkpoint.load_into(model, path)  # first: an engine may keep copies of the weights
+    engine = make_engine(model, config, accelerator)
     ema = Ema(model, config.ema_decay)
-    start = _resume(path, model, optimizers, ema, stream)
+    start = _resume(path, engine, ema, stream)
     if start.step >= config.steps:
         accelerator.print(f"already done: {run} is at step {start.step} of {config.steps}; raise --steps to go on")
         return
-    trainable = [p for p in model.parameters() if p.requires_grad]
     batches = iter(stream)
     report = Report(run, accelerator, first_step=start.step + 1, last_step=config.steps, seconds=start.seconds)
-    with report, Interrupts() as interrupts:
+    with report, Interrupts() as interrupts, Saver(run, config.keep) as saver:
         report.say(f"{'resuming' if start.step else 'starting'} at step {start.step + 1} of {config.steps} in {run}")
         if start.warning is not None:
             report.say(f"warning: {start.warning}")
-        wrapped.train()
         for step in range(start.step + 1, config.steps + 1):
-            rate = set_learning_rate(optimizers, step, config)
-            loss, metrics = _gradient(wrapped, batches, step, config, accelerator, report)
-            norm = torch.as_tensor(accelerator.clip_grad_norm_(trainable, config.grad_clip))
+            rate = learning_rate(step, config)
+            engine.set_learning_rate(rate)
+            loss, metrics = _gradient(engine, batches, step, config, report)
+            norm = engine.clip(config.grad_clip)
             finite, interrupted = agree(accelerator, loss + norm, interrupts.received)
             if not finite:
+                saver.finish()
                 raise ValueError(describe_non_finite(run, step, {"loss": loss, "grad_norm": norm, **metrics}))
-            for optimizer in stepped:
-                optimizer.step()
-                optimizer.zero_grad()
+            engine.step()
             ema.update(model, step)
             report.count(step)
 
@@ -144,35 +131,23 @@ def train(
                 report.log({"loss": loss, **metrics, "grad_norm": norm, "learning_rate": rate})
             if evaluate is not None and every(step, evaluate_every, last=config.steps):
                 with report.paused():
-                    _evaluate(model, step, evaluate, ema, report, accelerator)
+                    _evaluate(engine, step, evaluate, ema, report)
             if interrupted or every(step, config.save_every, last=config.steps):
                 with report.paused():
                     state = {"seconds": report.seconds, "stream": stream.state_dict(), "seed": config.seed}
-                    if accelerator.is_main_process:
-                        checkpoint.save(
-                            run,
-                            step,
-                            model=model,
-                            ema=ema.weights,
-                            optimizers=optimizers,
-                            state=state,
-                            keep=config.keep,
-                        )
-                    accelerator.wait_for_everyone()
+                    saver.save(step, engine.snapshot(ema), state)
+            saver.check()
             if interrupted and step < config.steps:
+                saver.finish()
                 report.say(f"stopped and saved at step {step}; run the same command again to go on")
                 raise SystemExit(128 + interrupted)
 
 
 def _gradient(
-    wrapped: nn.Module,
-    batches: Iterator[Clip],
-    step: int,
-    config: LoopConfig,
-    accelerator: Accelerator,
-    report: Report,
+    engine: Engine, batches: Iterator[Clip], step: int, config: LoopConfig, report: Report
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Leaves the gradient of a step in the parameters; gives the means of its batches' losses and metrics."""
+    """Leaves the gradient of a step with the engine; gives the means of its batches' losses and metrics."""
+    accelerator = engine.accelerator
     found: list[dict[str, Tensor]] = []
     first = 0
     for part in range(config.accumulate):
@@ -182,9 +157,7 @@ def _gradient(
         mine = first + count * accelerator.process_index
         rows = Rows(config.seed, step, mine, count, accelerator.device, begins_step=not part)
         first += count * accelerator.num_processes
-        with accelerator.accumulate(wrapped):  # ranks exchange gradients after the last part only
-            loss, metrics = wrapped(batch, rows)
-            accelerator.backward(loss)  # divides by the number of parts
+        loss, metrics = engine.learn(batch, rows, parts=config.accumulate, last=part + 1 == config.accumulate)
         report.saw(batch.labeled.numel())
         found.append({"": loss.detach(), **metrics})
     means = found[0]
@@ -196,14 +169,6 @@ def _gradient(
 def every(step: int, interval: int, *, last: int) -> bool:
     """Whether something that happens each `interval` steps (0: only at the end) happens at this one."""
     return step == last or (interval > 0 and step % interval == 0)
-
-
-def set_learning_rate(optimizers: list[Optimizer], step: int, config: OptimizerConfig) -> float:
-    rate = learning_rate(step, config)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-    return rate
 
 
 def agree(accelerator: Accelerator, value: Tensor, signal: int) -> tuple[bool, int]:
@@ -221,29 +186,28 @@ def describe_non_finite(run: Path, step: int, metrics: Mapping[str, Tensor]) -> 
     )
 
 
-def _resume(path: Path | None, model: nn.Module, optimizers: list[Optimizer], ema: Ema, stream: Stream) -> Progress:
+def _resume(path: Path | None, engine: Engine, ema: Ema, stream: Stream) -> Progress:
     if path is None:
         return Progress(step=0, seconds=0.0, warning=None)
-    checkpoint.load_optimizers(model, optimizers, path)
+    remembered = checkpoint.read_optimizer(path)
+    unknown = remembered.keys() - {name for name, p in engine.model.named_parameters() if p.requires_grad}
+    if unknown:
+        raise ValueError(f"{path} remembers the parameter {min(unknown)!r}, which no optimizer of this model has")
+    engine.remember(remembered)
     if ema.weights:
-        ema.load(checkpoint.read_tensors(path / "ema.safetensors"))
+        ema.load(engine.model, checkpoint.read_tensors(path / "ema.safetensors"))
     state = checkpoint.load_state(path)
     warning = stream.load_state_dict(state["stream"])
     return Progress(step=state["step"], seconds=state["seconds"], warning=warning)
 
 
 def _evaluate(
-    model: nn.Module,
-    step: int,
-    evaluate: Callable[[nn.Module, int], Mapping[str, float]],
-    ema: Ema,
-    report: Report,
-    accelerator: Accelerator,
+    engine: Engine, step: int, evaluate: Callable[[nn.Module, int], Mapping[str, float]], ema: Ema, report: Report
 ) -> None:
     """The main process alone evaluates, in eval mode and with the averaged weights; the others wait."""
-    if accelerator.is_main_process:
-        model.eval()
-        with ema.applied(model):
+    with engine.averaged(ema) as model:
+        if model is not None:
+            model.eval()
             report.write(evaluate(model, step))
-        model.train()
-    accelerator.wait_for_everyone()
+            model.train()
+    engine.accelerator.wait_for_everyone()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launch.sharding import shape
+
 Schedule = Literal["constant", "cosine"]
 NOT_HIDDEN = ("embed", "head", "query")
 """Matrices that Muon leaves to AdamW: their rows are entries of a table, not a map between features."""
@@ -57,7 +59,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient")
-    hidden = [(n, p) for n, p in trainable if p.ndim == 2 and not any(word in n for word in NOT_HIDDEN)]
+    hidden = [(n, p) for n, p in trainable if len(shape(p)) == 2 and not any(word in n for word in NOT_HIDDEN)]
     if config.optimizer == "adamw" or not hidden:
         return [_adamw([p for _, p in trainable], config)]
     taken = {name for name, _ in hidden}
@@ -72,8 +74,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer
 
 
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    matrices: list[Tensor] = [p for p in parameters if p.ndim >= 2]
-    others: list[Tensor] = [p for p in parameters if p.ndim < 2]
+    matrices: list[Tensor] = [p for p in parameters if len(shape(p)) >= 2]
+    others: list[Tensor] = [p for p in parameters if len(shape(p)) < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},

@@ -15,12 +15,14 @@ from torch import nn
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
 from launch.compiling import RecomputesLayers, checkpoint_activations, compile_model
-from launch.distributed import accelerated, say_once
+from launch.distributed import accelerated, parallelism, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
+from launch.engines import spread_as_made
 from launch.loop import LoopConfig, Stream, train
 from launch.memory import check_size, fits
 from launch.models import check_same_tokenizer, newest
 from launch.run_folder import claimed
+from launch.zero import complete_config
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
 from tokenizer.storage import ShardCache
@@ -176,8 +178,16 @@ def run_training(
         claimed(config.run, config, main_process=accelerator.is_main_process),
     ):
         half = config.loop.precision == "bf16"
+        if parallelism() == "DeepSpeed":
+            complete_config(
+                accelerator,
+                rows=config.batch_size,
+                accumulate=config.loop.accumulate,
+                grad_clip=config.loop.grad_clip,
+                half=half,
+            )
         source = open_source(config, kind, tokenizer, accelerator.device, half=half)
-        model = _build(config, build, source, accelerator.device)
+        model = _build(config, build, source, accelerator)
         stream = open_stream(config, source.dataset, relevant, accelerator)
         for length, count in stream.too_short.items():
             if count:
@@ -197,17 +207,18 @@ def run_training(
 
 
 def _build(
-    config: TrainConfig, build: Callable[[Source], nn.Module], source: Source, device: torch.device
+    config: TrainConfig, build: Callable[[Source], nn.Module], source: Source, accelerator: Accelerator
 ) -> nn.Module:
     torch.manual_seed(config.loop.seed)  # the initial weights
     with fits("the model", "choose smaller sizes for --model"):
-        model = build(source)
+        with spread_as_made(accelerator):
+            model = build(source)
         if config.init_from is not None and checkpoint.latest(config.run) is None:
             _begin_with(model, config.init_from)
         if config.loop.activation_checkpointing:
             checkpoint_activations(model)
         if config.loop.compile:
-            say_once(compile_model(model.to(device)))
+            say_once(compile_model(model.to(accelerator.device)))
             if source.tokenizer is not None:
                 say_once(compile_model(source.tokenizer.model))
     return model

@@ -9,14 +9,30 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from dynamics.actions import ActionSpace
 from dynamics.world_model import DynamicsConfig, WorldModel
-from launch.distributed import accelerated
+from launch import engine, loop
+from launch.distributed import accelerated, parallelism
+from launch.engines import make_engine, spread_as_made
 from launch.loop import LoopConfig, train
+from launch.sharding import fill
+from launch.zero import complete_config
 from tests.builders import SMALL, randomised
 from tokenizer.shards import Dataset
 from tokenizer.stream import ClipStream, StreamConfig
+
+
+def gradient(parameter: Tensor) -> Tensor:
+    """Of all ranks, whole."""
+    if parallelism() == "DeepSpeed":
+        from deepspeed.utils import safe_get_full_grad
+
+        found: Tensor = safe_get_full_grad(parameter)
+        return found.clone()
+    assert parameter.grad is not None
+    return parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad.clone()
 
 
 def main(out: Path, data: Path, rows: int, parts: int) -> None:
@@ -29,30 +45,41 @@ def main(out: Path, data: Path, rows: int, parts: int) -> None:
         bootstrap_share=0.25,
         image_share=0.25,
     )
-    torch.manual_seed(0)
     gradients: dict[str, Tensor] = {}
+
+    def recording(*arguments: object) -> engine.Engine:
+        made = make_engine(*arguments)  # type: ignore[arg-type]
+        clip, step = made.clip, 0
+
+        def record(limit: float) -> Tensor:
+            nonlocal step
+            gradients.update({f"{step}.{name}": gradient(p) for name, p in made.model.named_parameters()})
+            step += 1
+            return clip(limit)
+
+        made.clip = record  # type: ignore[method-assign]
+        return made
+
+    loop.make_engine = recording
+    settings = LoopConfig(
+        steps=4, accumulate=parts, log_every=1, precision="fp32", learning_rate=1e-2, warmup_steps=0, eps=1e-3
+    )
     with accelerated("fp32", out) as accelerator:
-        model = randomised(WorldModel(config), std=0.1)
-        clip = accelerator.clip_grad_norm_
-
-        def record(parameters: list[Tensor], limit: float) -> Tensor:
-            step = len(gradients) // len(parameters)
-            for number, parameter in enumerate(parameters):
-                assert parameter.grad is not None
-                gradients[f"{step}.{number}"] = parameter.grad.clone()
-            return clip(parameters, limit)
-
-        accelerator.clip_grad_norm_ = record  # type: ignore[method-assign, assignment]
+        if parallelism() == "DeepSpeed":
+            complete_config(accelerator, rows=rows, accumulate=parts, grad_clip=settings.grad_clip, half=False)
+        torch.manual_seed(0)
+        weights = randomised(WorldModel(config), std=0.1).state_dict()
+        with spread_as_made(accelerator):
+            model = WorldModel(config)
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            fill(tensor, weights[name])
         stream = ClipStream(
             dataset,
             StreamConfig(length=6, batch_size=rows, seed=2),
             accelerator.process_index,
             accelerator.num_processes,
         )
-        loop = LoopConfig(
-            steps=4, accumulate=parts, log_every=1, precision="fp32", learning_rate=1e-2, warmup_steps=0, eps=1e-3
-        )
-        train(model, stream, loop, out, accelerator=accelerator)
+        train(model, stream, settings, out, accelerator=accelerator)
         if accelerator.is_main_process:
             save_file(gradients, out / "gradients.safetensors")
 

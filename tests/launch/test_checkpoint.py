@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from launch import checkpoint
+from launch.engine import whole_copies
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Small(nn.Module):
 
 
 def save(run: Path, step: int, model: nn.Module, ema: dict[str, Tensor] | None = None, keep: int = 2) -> Path:
-    return checkpoint.save(run, step, model=model, ema=ema or {}, optimizers=[], state={"seconds": 1.0}, keep=keep)
+    tensors, averages = whole_copies(model.state_dict().items()), whole_copies((ema or {}).items())
+    snapshot = checkpoint.Snapshot(model=tensors, ema=averages, optimizer={}, config=checkpoint.describe(model))
+    return checkpoint.save(run, step, snapshot, {"seconds": 1.0}, keep=keep)
 
 
 def steps(run: Path) -> list[str]:

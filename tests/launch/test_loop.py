@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -199,14 +197,6 @@ def test_only_matrices_decay_and_muon_takes_the_hidden_ones() -> None:
     assert [id(p) for g in muon.param_groups for p in g["params"]] == [id(model.body.weight)]
     others = {id(p) for group in adamw.param_groups for p in group["params"]}
     assert others == {id(model.head.weight), id(model.head.bias), id(model.body.bias)}
-
-
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
-def test_what_cannot_be_resumed_is_not_begun(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType[kind]))
-    with pytest.raises(ValueError, match=f"asks for {kind}, whose checkpoints are not supported yet: start with"):
-        fit(tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.slow

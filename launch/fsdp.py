@@ -1,0 +1,79 @@
+"""Training by PyTorch's FSDP (version 2), on GPUs and, over gloo, on processors.
+
+    accelerate launch --config_file launch/configs/fsdp.yaml -m launch.train_dynamics carracing --optimizer adamw
+
+The layers of the transformers are spread one by one, so that a rank holds one of them whole at a time.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
+
+from launch.engine import Engine, Remembered, refuse_muon, remembered_by, remind, step_all, trainable
+from launch.optimizers import OptimizerConfig, make_optimizers
+from tokenizer.draws import Rows
+from tokenizer.records import Clip
+from tokenizer.transformer import SpaceTimeTransformer
+
+
+class FullySharded(Engine):
+    """A part of each layer's parameters, gradients and optimizer state on each rank (PyTorch's FSDP, version 2).
+
+    Frozen parameters lie whole on each rank.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, accelerator: Accelerator) -> None:
+        super().__init__(model, config, accelerator)
+        plugin = FullyShardedDataParallelPlugin()  # what the launcher's config says
+        if plugin.fsdp_version != 2:
+            raise ValueError(
+                f"the launcher's config has fsdp_version={plugin.fsdp_version}: give it 2, as launch/configs/fsdp.yaml "
+                "does"
+            )
+        if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+            raise ValueError(
+                "the launcher's config has fsdp_offload_params: give it false, or start with --config_file "
+                "launch/configs/zero3_offload.yaml"
+            )
+        refuse_muon(config, "FSDP")
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        frozen = {p for p in model.parameters() if not p.requires_grad}
+        for parameter in frozen:
+            parameter.data = parameter.to(accelerator.device)
+        reshard = bool(plugin.reshard_after_forward)
+        for module in reversed(list(model.modules())):  # from the inside out
+            if isinstance(module, SpaceTimeTransformer):
+                for layer in module.layers:
+                    fully_shard(layer, mesh=mesh, reshard_after_forward=reshard, ignored_params=frozen)
+        self._sharded = fully_shard(model, mesh=mesh, ignored_params=frozen)
+        self.optimizers = make_optimizers(model, config)
+        # A time layer gives views, which no one changes in place: what torch warns of here cannot happen.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+        model.train()
+
+    def learn(self, batch: Clip, rows: Rows, *, parts: int, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        self._sharded.set_requires_gradient_sync(last)
+        with self.accelerator.autocast():
+            loss, metrics = self.model(batch, rows)
+        (loss / parts).backward()
+        return loss, metrics
+
+    def clip(self, limit: float) -> Tensor:
+        norm = clip_grad_norm_(trainable(self.model), limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self) -> None:
+        step_all(self.optimizers)
+
+    def remembered(self) -> Iterator[tuple[str, str, Tensor]]:
+        return remembered_by(self.optimizers, self.model)
+
+    def remember(self, values: Remembered) -> None:
+        remind(self.optimizers, self.model, values)
