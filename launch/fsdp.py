@@ -8,11 +8,12 @@ The layers of the transformers are spread one by one, so that a rank holds one o
 import warnings
 from collections.abc import Iterator
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -47,11 +48,17 @@ class FullySharded(Engine):
         frozen = {p for p in model.parameters() if not p.requires_grad}
         for parameter in frozen:
             parameter.data = parameter.to(accelerator.device)
+        # Layers are put together in bf16, which autocast would make of them: half to send, and no second copy of each
+        # that lives until the backward pass. Gradients are averaged in 32 bits.
+        half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
         reshard = bool(plugin.reshard_after_forward)
         for module in reversed(list(model.modules())):  # from the inside out
             if isinstance(module, SpaceTimeTransformer):
                 for layer in module.layers:
-                    fully_shard(layer, mesh=mesh, reshard_after_forward=reshard, ignored_params=frozen)
+                    fully_shard(
+                        layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=frozen
+                    )
         self._sharded = fully_shard(model, mesh=mesh, ignored_params=frozen)
         self.optimizers = make_optimizers(model, config)
         # A time layer gives views, which no one changes in place: what torch warns of here cannot happen.

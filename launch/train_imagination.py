@@ -11,6 +11,7 @@ from torch import nn
 
 from agent.imagination import Imagination, ImaginationConfig
 from launch.command import main
+from launch.distributed import parallelism
 from launch.loop import LoopConfig
 from launch.models import check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
@@ -27,6 +28,12 @@ class TrainImagination(TrainOnLatents):
 
 
 def train_imagination(config: TrainImagination) -> None:
+    if parallelism() == "DeepSpeed":
+        raise ValueError(
+            "imagination trains small heads on a frozen world in 16 bits, of which ZeRO has nothing to spread: "
+            "start it with --config_file launch/configs/ddp.yaml"
+        )
+
     def build(source: Source) -> nn.Module:
         agent = load_agent(config.agent)
         world = agent.world.config

@@ -111,7 +111,7 @@ class _Gathering(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         changes = name.endswith("_") and not name.endswith("__")
-        target = args[0] if args else None
+        target = args[0] if args else kwargs.get("tensor")  # as torch.nn.init names it
         if not changes or getattr(target, "ds_status", None) is not ZeroParamStatus.NOT_AVAILABLE:
             return func(*args, **kwargs)
         with zero.GatheredParameters([target], modifier_rank=0):
@@ -127,12 +127,6 @@ class Zero(Engine):
     def __init__(self, model: nn.Module, config: OptimizerConfig, accelerator: Accelerator) -> None:
         super().__init__(model, config, accelerator)
         refuse_muon(config, "DeepSpeed")
-        for name, parameter in model.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise ValueError(
-                    f"DeepSpeed needs all weights in 32 bits, and {name!r} of {type(model).__name__}, which is frozen, "
-                    "has 16: start with --config_file launch/configs/ddp.yaml, or give --precision fp32"
-                )
         (optimizer,) = make_optimizers(model, config)
         self._engine, _ = accelerator.prepare(model, optimizer)
         self._zero = self._engine.optimizer
