@@ -149,17 +149,19 @@ class WorldModel(nn.Module):
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Shortcut forcing loss (eq. 7) of a batch. Some rows are bootstrap rows, which are put first, some images."""
         count = batch.latents.shape[0]
-        bootstrap, images, others = split_rows(
-            generator, count, self.bootstrap_share(begins_step(generator)), self.config.image_share
-        )
+        share = self.bootstrap_share(begins_step(generator))
+        bootstrap, images, others = split_rows(generator, count, share, self.config.image_share)
         order, rows = [*bootstrap, *others, *images], len(bootstrap)
         batch, generator = batch[order], of_rows(generator, order)
         clean = self.standardise(batch.latents)
         grid = draw_grid((count, clean.shape[1]), rows, self.config.max_steps, generator)
         noise = normal(generator, clean.shape)
         noisy = corrupt(clean, noise, grid.level, self.config.max_steps)
-        target = self.targets(noisy[:rows], Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
-        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=len(images))
+        target = noisy[:rows]
+        if share:  # also for no rows: where ranks hold parts of the weights, all of them must make the same passes
+            target = self.targets(target, Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
+        stills = len(images) if self.config.image_share else None
+        estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=stills)
         return self.loss(estimate, clean, target, grid)
 
     def bootstrap_share(self, begins: bool = True) -> float:
@@ -174,8 +176,6 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def targets(self, noisy: Float[Tensor, "r t n d"], grid: Grid, batch: LatentClip) -> Float[Tensor, "r t n d"]:
         """Bootstrap targets; the teacher must not learn from its own student."""
-        if not len(noisy):
-            return noisy
 
         def teacher(noisy: Tensor, level: Tensor, units: Tensor) -> Tensor:
             return self.denoise(noisy, Grid(level, units), batch.actions, batch.labeled)[0].float()
@@ -204,7 +204,7 @@ class WorldModel(nn.Module):
         actions: Float[Tensor, "b t a"],
         labeled: Bool[Tensor, "b t"],
         agent_tokens: Float[Tensor, "b t s w"] | None = None,
-        images: int = 0,
+        images: int | None = None,
     ) -> tuple[Float[Tensor, "b t n d"], Float[Tensor, "b t s w"]]:
         """Estimates of the clean standardised latents, and the output of the agent tokens (s = 0 without them).
 

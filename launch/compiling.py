@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 from torch._functorch import config as functorch_config
+from torch.utils.checkpoint import _StopRecomputationError
 
 from launch.memory import ran_out
 
@@ -67,6 +68,8 @@ class CompiledCall:
             return self.layer._call_impl(*inputs)
         try:
             return self.compiled(*inputs)
+        except _StopRecomputationError:  # no failure: all that a backward pass asked for is computed again
+            raise
         except Exception as error:
             if ran_out(error):
                 raise

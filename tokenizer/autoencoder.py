@@ -95,11 +95,11 @@ class Tokenizer(nn.Module):
 
     def forward(self, batch: EpisodeClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss of a masked clip (eq. 5). Some rows are taken as images, which are put last."""
-        images, others = split_rows(generator, len(batch.frames), self.config.image_share)
-        order = [*others, *images]
+        still, moving = split_rows(generator, len(batch.frames), self.config.image_share)
+        order, images = [*moving, *still], len(still) if self.config.image_share else None
         video = to_float(batch.frames[order])
-        latents = self.encode(video, self.draw_mask(video, of_rows(generator, order)), len(images))
-        recon = self.decode(latents, len(images))
+        latents = self.encode(video, self.draw_mask(video, of_rows(generator, order)), images)
+        recon = self.decode(latents, images)
         mse = (recon.float() - video).square().mean()
         loss = self.mse_rms(mse)
         metrics = {
@@ -121,13 +121,13 @@ class Tokenizer(nn.Module):
         return uniform(generator, shape) < chance.unsqueeze(-1)
 
     def encode(
-        self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None, images: int = 0
+        self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None = None, images: int | None = None
     ) -> Float[Tensor, "b t n d"]:
         """Latents in (-1, 1); masked patches become the mask embedding, the last `images` rows images."""
         slots = self.encoder.slots(video, mask)
         return self.encoder.read(self.encoder.transformer(slots, self.encoder.space_mask, images))
 
-    def decode(self, latents: Float[Tensor, "b t n d"], images: int = 0) -> Float[Tensor, "b t c h w"]:
+    def decode(self, latents: Float[Tensor, "b t n d"], images: int | None = None) -> Float[Tensor, "b t c h w"]:
         """Pixels, in [0, 1] but for the model's error: nothing is clipped. The last `images` rows are images."""
         slots = self.decoder.slots(latents)
         return self.decoder.read(self.decoder.transformer(slots, self.decoder.space_mask, images))

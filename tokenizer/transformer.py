@@ -102,7 +102,7 @@ class Attention(nn.Module):
 
     def merge(self, mixed: Float[Tensor, "rows h l e"], like: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
         b, t, n, _ = like.shape
-        flat = rearrange(mixed, f"{self.layout} -> (b t n) (h e)", b=b, t=t, n=n)
+        flat = rearrange(mixed, f"{self.layout} -> (b t n) (h e)", t=t, n=n)
         merged: Tensor = self.out(flat).unflatten(0, (b, t, n))
         return merged
 
@@ -158,10 +158,8 @@ class TimeLayer(nn.Module):
         return x + self.mlp(x), self._by_slot(key, x), self._by_slot(value, x)
 
     def _by_slot(self, rows: Float[Tensor, "rows k l e"], x: Tensor) -> Float[Tensor, "n b k t e"]:
-        batch, _, slots, _ = x.shape
-        if self.dense:
-            return rearrange(rows, "b k (t n) e -> n b k t e", n=slots)
-        return rearrange(rows, "(n b) k t e -> n b k t e", b=batch)
+        layout = "b k (t n) e" if self.dense else "(n b) k t e"
+        return rearrange(rows, f"{layout} -> n b k t e", n=x.shape[2])
 
     def _past_rows(self, ring: Float[Tensor, "m b k p e"], slots: int) -> Float[Tensor, "rows k l e"]:
         return rearrange(ring, "m b k p e -> b k (p m) e") if self.dense else ring[:slots].flatten(0, 1)
@@ -205,9 +203,13 @@ class SpaceTimeTransformer(nn.Module):
         self.recompute = True
 
     def forward(
-        self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None, images: int = 0
+        self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None, images: int | None = None
     ) -> Float[Tensor, "b t n d"]:
-        """The last `images` rows are taken as separate images: nothing of theirs attends over time."""
+        """The last `images` rows are taken as separate images: nothing of theirs attends over time.
+
+        A number, be it 0, makes the time layers run for images and for the others, be there any or not: where the ranks
+        hold parts of the weights, they must all run the same layers equally often. None has no images.
+        """
         return self._run(x, space_mask, images)[0]
 
     def prefill(
@@ -288,15 +290,17 @@ class SpaceTimeTransformer(nn.Module):
         cached_slots = keys[0].shape[0] if keys else slots
         return Past(*self._positions(numbers, mask, slots, cached_slots, space_mask), keys, values)
 
-    def _run(self, x: Tensor, space_mask: Tensor | None, images: int = 0) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def _run(
+        self, x: Tensor, space_mask: Tensor | None, images: int | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         video = self._among_themselves(x, space_mask)
-        image = self._among_themselves(x[:, :1], space_mask) if images else None
+        image = None if images is None else self._among_themselves(x[:, :1], space_mask)
         pairs = []
         for layer in self.layers:
             if isinstance(layer, SpaceLayer):
                 x = self._call(layer, x, space_mask)
             else:
-                x, key, value = self._over_time(layer, x, video, image, images)
+                x, key, value = self._over_time(layer, x, video, image, images or 0)
                 pairs.append((key, value))
         return self.norm(x), pairs
 
@@ -309,8 +313,6 @@ class SpaceTimeTransformer(nn.Module):
             return out
         rows, time = x.shape[0] - images, x.shape[1]
         stills = self._call(layer, x[rows:].flatten(0, 1).unsqueeze(1), *image)[0].unflatten(0, (images, time))
-        if not rows:
-            return stills.squeeze(2), stills, stills
         moving, key, value = self._call(layer, x[:rows], *video)
         return torch.cat([moving, stills.squeeze(2)]), key, value
 
