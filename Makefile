@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version 2>&1 || echo none). Install python3.11 and run make again." >&2; exit 1; }
 	@test -x $(VENV)/python || "$(PYTHON)" -m venv .venv
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,deepspeed]'
 	@touch $@
 
 test: setup ## Run the fast tests (at most 10 minutes)

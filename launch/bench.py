@@ -4,6 +4,7 @@
     python -m launch.bench model S --dtype bf16
     python -m launch.bench model S --dtype fp32 --no-compile --json bench.json
     python -m launch.bench model base --publish
+    python -m launch.bench scaling laptop --configs ddp zero2
 
 A step is a forward and a backward pass on noise, without the optimizer. The floor sums, over the matrix products of a
 step or frame, their FLOPs at the best rate that this run measured for that very shape and type. Times are medians; run
@@ -11,6 +12,8 @@ it on a quiet machine. `--publish` appends a row to launch/THROUGHPUT.md.
 
 `data` measures what feeds them: windows of small frames and of 640x360 h264 from shards that it writes, beside plain
 webdataset that decodes the same, and the share of a training step that is spent waiting for the next batch.
+
+`scaling` trains the tokenizer of a training preset on one process and on several that share its batch.
 """
 
 import subprocess
@@ -35,6 +38,8 @@ from launch.models import default_device, device_name
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.reading import measure_reading, measure_waiting, write_moving_pictures
 from launch.run_folder import write_json
+from launch.scaling import CONFIGS, default_processes, measure_scaling
+from launch.train_tokenizer import PRESETS as TRAINED
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.files import write_atomically
 from tokenizer.stream import ClipStream, StreamConfig
@@ -114,10 +119,41 @@ class BenchData:
             raise ValueError(f"workers={self.workers} must not be negative, and clips={self.clips} at least 8")
 
 
-def bench(config: BenchModel | BenchData) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BenchScaling:
+    preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    processes: tuple[int, ...] = default_processes()
+    """Numbers of processes, one a GPU or core."""
+    configs: tuple[str, ...] = ("ddp",)
+    """Files of launch/configs, without their ending."""
+    batch: int = 8
+    """Clips of a step, of all processes together."""
+    steps: int = 30
+    repeats: int = 2
+    """Trainings of each kind; the median counts."""
+    compile: bool = True
+    json: Path | None = None
+    """Also write the numbers here."""
+
+    def __post_init__(self) -> None:
+        for count in self.processes:
+            if count < 1 or self.batch % count:
+                raise ValueError(f"batch={self.batch} clips do not share out among {count} processes")
+        for config in self.configs:
+            choices = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+            if config not in choices:
+                raise ValueError(f"configs has {config!r}, have: {', '.join(choices)}")
+        if self.steps < 6 or self.repeats < 1:
+            raise ValueError(f"steps={self.steps} must be at least 6, and repeats={self.repeats} at least 1")
+
+
+def bench(config: BenchModel | BenchData | BenchScaling) -> None:
     if isinstance(config, BenchData):
         numbers = bench_data(config)
         show_data(numbers)
+    elif isinstance(config, BenchScaling):
+        numbers = bench_scaling(config)
+        show_scaling(numbers)
     else:
         numbers = bench_model(config)
         show(numbers)
@@ -127,6 +163,36 @@ def bench(config: BenchModel | BenchData) -> None:
     if isinstance(config, BenchModel) and config.publish:
         append_row(THROUGHPUT, numbers)
         print(f"appended a row to {THROUGHPUT}")
+
+
+def bench_scaling(config: BenchScaling) -> dict[str, Any]:
+    """Frames a second by number of processes, as JSON."""
+    with TemporaryDirectory() as folder:
+        rows = measure_scaling(
+            config.preset,
+            Path(folder),
+            configs=config.configs,
+            processes=config.processes,
+            batch=config.batch,
+            steps=config.steps,
+            repeats=config.repeats,
+            options=["--compile" if config.compile else "--no-compile"],
+        )
+    device = device_name(default_device())
+    return {"device": device, "preset": config.preset, "compiled": config.compile, "rows": rows}
+
+
+def show_scaling(numbers: dict[str, Any]) -> None:
+    table = Table("config", "processes", "frames/s", "speed-up", "efficiency", title=f"Training on {numbers['device']}")
+    for row in numbers["rows"]:
+        table.add_row(
+            row["config"],
+            str(row["processes"]),
+            f"{row['frames_per_s']:.3g}",
+            f"{row['speedup']:.2f}",
+            f"{row['efficiency']:.0%}",
+        )
+    Console().print(table)
 
 
 def bench_model(config: BenchModel) -> dict[str, Any]:
@@ -345,11 +411,13 @@ def _frames_cell(rows: Sequence[dict[str, Any]]) -> str:
 
 
 BASE = BenchModel(preset="base")
-PRESETS: dict[str, Mapping[str, BenchModel | BenchData]] = {
+PRESETS: dict[str, Mapping[str, BenchModel | BenchData | BenchScaling]] = {
     "model": {name: replace(BASE, preset=name) for name in MODELS}
     | {"debug": replace(BASE, preset="debug", compile=False, repeats=2, batches=(1, 2), frames=4, rate_seconds=0.003)},
     "data": {name: BenchData(preset=name) for name in MODELS}
     | {"debug": BenchData(preset="debug", seconds=0.2, repeats=1, clips=8, clip_frames=24, steps=2, compile=False)},
+    "scaling": {name: BenchScaling(preset=name) for name in TRAINED}
+    | {"debug": BenchScaling(preset="debug", steps=6, repeats=1, compile=False)},
 }
 
 if __name__ == "__main__":

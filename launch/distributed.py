@@ -1,11 +1,11 @@
 """One process or many: the accelerator that every command trains with.
 
     python -m launch.train_dynamics laptop                                        # one process, with a GPU if any
-    accelerate launch --multi_gpu --num_processes 8 -m launch.train_dynamics carracing # eight GPUs
-    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics debug  # two CPU processes
+    accelerate launch --config_file launch/configs/ddp.yaml -m launch.train_dynamics carracing  # all GPUs here
+    accelerate launch --config_file launch/configs/ddp.yaml --num_processes 2 -m launch.train_dynamics debug  # two on a CPU
 
-`--multi_gpu` is right on a machine without a GPU too: it is what makes accelerate start more than one process (`--cpu
---num_processes 2` starts one). They are joined by DDP over gloo.
+The configs are right on a machine without a GPU too, where processes are joined over gloo; `--cpu --num_processes 2`
+would start one. How they share a model is in `launch.engine`, `launch.fsdp` and `launch.zero`.
 """
 
 import os
@@ -49,7 +49,7 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
     if joined != started:
         raise ValueError(
             f"{started} processes were started but {joined} joined, so gradients would not be shared: "
-            "start them with `accelerate launch --multi_gpu --num_processes N -m launch.NAME`"
+            "start them with `accelerate launch --config_file launch/configs/ddp.yaml --num_processes N -m launch.NAME`"
         )
     if on_cpu:
         torch.set_num_threads(cores())

@@ -139,8 +139,8 @@ def advice(found: dict[str, Any]) -> Iterator[str]:
     )
     if len(gpus) > 1:
         yield (
-            f"All {len(gpus)} GPUs at once: `accelerate launch --multi_gpu --num_processes {len(gpus)} -m "
-            "launch.train_dynamics carracing`."
+            f"All {len(gpus)} GPUs at once: `accelerate launch --config_file launch/configs/ddp.yaml -m "
+            "launch.train_dynamics carracing`; for models that fit none of them whole, fsdp.yaml or zero3.yaml there."
         )
 
 

@@ -1,7 +1,7 @@
 """Train the dynamics: a world model on latents and actions, by shortcut forcing.
 
 python -m launch.train_dynamics laptop
-accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m launch.train_dynamics laptop
+accelerate launch --config_file launch/configs/ddp.yaml --num_processes 2 -m launch.train_dynamics laptop
 """
 
 from dataclasses import dataclass, replace

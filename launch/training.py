@@ -14,7 +14,7 @@ from torch import nn
 
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
-from launch.compiling import RecomputesLayers, checkpoint_activations, compile_model
+from launch.compiling import SLOWER, RecomputesLayers, checkpoint_activations, compile_model
 from launch.distributed import accelerated, parallelism, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.engines import spread_as_made
@@ -22,7 +22,8 @@ from launch.loop import LoopConfig, Stream, train
 from launch.memory import check_size, fits
 from launch.models import check_same_tokenizer, newest
 from launch.run_folder import claimed
-from launch.zero import complete_config
+from launch.sharding import is_sharded
+from launch.zero import complete_config, launcher_config
 from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shards import Dataset
 from tokenizer.storage import ShardCache
@@ -180,7 +181,8 @@ def run_training(
         half = config.loop.precision == "bf16"
         if parallelism() == "DeepSpeed":
             complete_config(
-                accelerator,
+                launcher_config(accelerator),
+                ranks=accelerator.num_processes,
                 rows=config.batch_size,
                 accumulate=config.loop.accumulate,
                 grad_clip=config.loop.grad_clip,
@@ -217,7 +219,9 @@ def _build(
             _begin_with(model, config.init_from)
         if config.loop.activation_checkpointing:
             checkpoint_activations(model)
-        if config.loop.compile:
+        if config.loop.compile and any(map(is_sharded, model.parameters())):
+            say_once(f"DeepSpeed's ZeRO stage 3 would compile each layer anew in each step: {SLOWER}")
+        elif config.loop.compile:
             say_once(compile_model(model.to(accelerator.device)))
             if source.tokenizer is not None:
                 say_once(compile_model(source.tokenizer.model))

@@ -29,18 +29,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def complete_config(
-    accelerator: Accelerator, *, rows: int, accumulate: int, grad_clip: float, half: bool
-) -> dict[str, Any]:
+    config: dict[str, Any], *, ranks: int, rows: int, accumulate: int, grad_clip: float, half: bool
+) -> None:
     """Writes into the launcher's DeepSpeed config what the command decides: once, before a model is made.
 
     `rows` are those of a rank and part; `half` asks for autocast to bf16. Raises ValueError where the two contradict.
     """
-    config: dict[str, Any] = accelerator.state.deepspeed_plugin.deepspeed_config
     ours = {
         "train_micro_batch_size_per_gpu": (rows, "--batch-size"),
         "gradient_accumulation_steps": (accumulate, "--accumulate"),
         "gradient_clipping": (grad_clip, "--grad-clip"),
-        "train_batch_size": (rows * accumulate * accelerator.num_processes, "--batch-size x --accumulate x processes"),
+        "train_batch_size": (rows * accumulate * ranks, "--batch-size x --accumulate x processes"),
     }
     for key, (value, options) in ours.items():
         # accelerate fills in one part where a file names none.
@@ -82,6 +81,11 @@ def complete_config(
         if device == "none":
             zero.pop(section, None)
     _calm()
+
+
+def launcher_config(accelerator: Accelerator) -> dict[str, Any]:
+    """That of DeepSpeed, as the launcher read it."""
+    config: dict[str, Any] = accelerator.state.deepspeed_plugin.deepspeed_config
     return config
 
 
@@ -91,7 +95,7 @@ def spreading(accelerator: Accelerator) -> Iterator[None]:
 
     So there may be a model that no single device could hold. Weights begin as they would without.
     """
-    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    config = launcher_config(accelerator)
     if config["zero_optimization"]["stage"] != 3:
         yield
         return

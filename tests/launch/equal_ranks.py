@@ -18,7 +18,7 @@ from launch.distributed import accelerated, parallelism
 from launch.engines import make_engine, spread_as_made
 from launch.loop import LoopConfig, train
 from launch.sharding import fill
-from launch.zero import complete_config
+from launch.zero import complete_config, launcher_config
 from tests.builders import SMALL, randomised
 from tokenizer.shards import Dataset
 from tokenizer.stream import ClipStream, StreamConfig
@@ -66,7 +66,14 @@ def main(out: Path, data: Path, rows: int, parts: int) -> None:
     )
     with accelerated("fp32", out) as accelerator:
         if parallelism() == "DeepSpeed":
-            complete_config(accelerator, rows=rows, accumulate=parts, grad_clip=settings.grad_clip, half=False)
+            complete_config(
+                launcher_config(accelerator),
+                ranks=accelerator.num_processes,
+                rows=rows,
+                accumulate=parts,
+                grad_clip=settings.grad_clip,
+                half=False,
+            )
         torch.manual_seed(0)
         weights = randomised(WorldModel(config), std=0.1).state_dict()
         with spread_as_made(accelerator):
