@@ -1,8 +1,8 @@
 """One process or many: the accelerator that every command trains with.
 
     python -m launch.train_dynamics laptop                                        # one process, with a GPU if any
-    accelerate launch --config_file launch/configs/ddp.yaml -m launch.train_dynamics carracing  # all GPUs here
-    accelerate launch --config_file launch/configs/ddp.yaml --num_processes 2 -m launch.train_dynamics debug  # two on a CPU
+    accelerate launch --config_file launch/configs/ddp.yaml -m launch.train_dynamics carracing  # all GPUs
+    accelerate launch --config_file launch/configs/ddp.yaml --num_processes 2 -m launch.train_dynamics debug
 
 The configs are right on a machine without a GPU too, where processes are joined over gloo; `--cpu --num_processes 2`
 would start one. How they share a model is in `launch.engine`, `launch.fsdp` and `launch.zero`.

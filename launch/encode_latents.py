@@ -1,7 +1,7 @@
 """Encode video shards into latent shards with a trained tokenizer, episode by episode as a stream would.
 
     python -m launch.encode_latents laptop
-    accelerate launch --multi_gpu --num_processes 8 -m launch.encode_latents laptop
+    accelerate launch --config_file launch/configs/ddp.yaml -m launch.encode_latents laptop
 
 Any number of processes share the work: the workers of a command, the ranks of a launcher, on one machine or several
 that see the same folder, or the command started twice. Each takes a shard that is not there and that no living process

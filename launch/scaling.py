@@ -8,7 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,15 +90,29 @@ def _train(
     data = ("--data", folder / "train", "--held-out", folder / "held_out", "--held-out-clips", 1, "--run", run)
     length = ("--steps", steps, "--log-every", max(1, steps // 3), "--batch-size", batch // processes)
     command = (sys.executable, "-m", "accelerate.commands.launch", *start, "-m", "launch.train_tokenizer", preset)
-    done = subprocess.run(
-        [*map(str, (*command, *data, *length, "--optimizer", "adamw", *options))],
-        env={**os.environ, "OMP_NUM_THREADS": "1"} if not torch.cuda.is_available() else None,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with _cores_of(processes):
+        done = subprocess.run(
+            [*map(str, (*command, *data, *length, "--optimizer", "adamw", *options))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     if done.returncode:
         raise ValueError(f"the training under {config} with {processes} processes failed:\n{done.stdout[-2000:]}")
+
+
+@contextmanager
+def _cores_of(processes: int) -> Iterator[None]:
+    """What is started inside has one core a process, where there is no GPU."""
+    if torch.cuda.is_available() or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:processes])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _frames_per_second(run: Path) -> float:

@@ -3,10 +3,11 @@
 Axes: t frames, c h w one RGB frame.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from io import BytesIO, RawIOBase
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -134,9 +135,9 @@ def probe_video(path: Path) -> VideoInfo:
 
 
 def read_pictures(
-    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None
+    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None, first: int = 0
 ) -> Generator[NDArray[np.uint8]]:
-    """The frames of a video file in their order, one by one: uint8 RGB [h, w, 3] of this size (h, w).
+    """The frames of a video file in their order, from `first` on: uint8 RGB [h, w, 3] of this size (h, w).
 
     With fewer `fps` than the file has, those frames that are shown at the end of each 1/fps of a second. Raises
     ValueError where it cannot be decoded.
@@ -147,11 +148,24 @@ def read_pictures(
             stream.thread_type = "NONE"  # the workers that read side by side use the other cores
             assert stream.average_rate is not None
             share = 1.0 if fps is None else min(1.0, fps / float(stream.average_rate))
-            for number, frame in enumerate(container.decode(stream)):
+            for number, frame in _from(first, container, stream) if first else enumerate(container.decode(stream)):
                 if int((number + 1) * share + 1e-9) > int(number * share + 1e-9):
                     yield _fitted(frame, size, fit)
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be decoded: {error}") from error
+
+
+def _from(first: int, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames with their numbers, found by a seek where that lands before the first."""
+    assert stream.average_rate is not None and stream.time_base is not None
+    begin = stream.start_time or 0
+    for place in (int(first / stream.average_rate / stream.time_base) + begin, begin):
+        container.seek(place, stream=stream)
+        pictures = _pictures(container, stream)
+        number, frame = next(pictures, (first, None))
+        if frame is not None and (number <= first or place == begin):
+            yield from ((n, picture) for n, picture in chain([(number, frame)], pictures) if n >= first)
+            return
 
 
 def _fitted(frame: av.VideoFrame, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:

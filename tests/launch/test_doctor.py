@@ -44,6 +44,8 @@ def test_it_says_what_the_commands_would_use(found: dict[str, Any]) -> None:
     slow = {**here, "gpus": [], "processor": {**here["processor"], "flops": {"fp32": 1.0, "bf16": 1.1}}}
     assert "bf16 is hardly faster than fp32" in list(advice(slow))[1]
     one, all_of_them = advice({**here, "gpus": [gpu] * 4})
-    assert "use Fine GPU: bf16" in one and "--num_processes 4 -m launch.train_dynamics" in all_of_them
+    assert (
+        "use Fine GPU: bf16" in one and "--config_file launch/configs/ddp.yaml -m launch.train_dynamics" in all_of_them
+    )
     (line,) = advice({**here, "gpus": [{**gpu, "bf16": False}]})
     assert "give --precision fp32" in line

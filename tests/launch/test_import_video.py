@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_left_out_by_name(
     said = capfd.readouterr().out
     assert "left out part1/broken.mp4: the video cannot be opened" in said
     assert "left out part0/drive0.mp4, or what was left of it: drive0.actions.npy: action part 'steer' is 7" in said
-    assert "drive1.actions.npy has 39 rows, and the video 40 frames" in said
+    assert "it has 39 rows of actions, and 40 frames" in said
     assert Dataset.open(out / "train").num_frames >= 80
 
 
@@ -134,7 +134,7 @@ def test_wrong_options_are_named(source: Path, tmp_path: Path, call: Call, capfd
         ((), "20 frames a second and slow.mp4 10: say how many to keep with --fps"),
         (("--fps", 15), "fps=15.0 is more than slow.mp4 has, 10: give fewer"),
         (("--fps", 5, "--actions", "x.json"), "actions are of single frames: leave --fps out"),
-        (("--fps", 5, "--held-out", 6), "held_out=6 of 6 videos leaves none to train on"),
+        (("--fps", 5, "--held-out", 6), "held_out=6 of 6 recordings leaves none to train on"),
         (("--clip-frames", 0), "clip_frames=0, needs at least 1"),
     ):
         assert call("import_video", "debug", *given, *options) != 0
