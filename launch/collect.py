@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
 from agent.drivers import ANYWHERE, DRIVERS
-from agent.envs.registry import GYMNASIUM
+from agent.envs.registry import is_foreign
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
@@ -52,7 +52,7 @@ class CollectConfig:
         for driver in (self.driver, self.held_out_driver):
             if driver not in DRIVERS:
                 raise ValueError(f"unknown driver {driver!r}, have {sorted(DRIVERS)}")
-            if self.env.startswith(GYMNASIUM) and driver not in ANYWHERE:
+            if is_foreign(self.env) and driver not in ANYWHERE:
                 raise ValueError(
                     f"driver {driver!r} knows CarRacing-v3 alone: give --driver and --held-out-driver, one of "
                     f"{', '.join(ANYWHERE)}"

@@ -11,6 +11,7 @@ index.json          what the whole dataset is, and its shards
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -119,6 +120,10 @@ class DatasetMeta:
         for name in ("frame_size", "tasks", "item_shape"):
             values[name] = tuple(values[name])
         return cls(**values)
+
+
+SAMPLE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""What a sample may be called: no name that a program which unpacks the tar would write elsewhere."""
 
 
 def shard_name(number: int) -> str:

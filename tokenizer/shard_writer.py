@@ -6,7 +6,6 @@ Axes: t frames of a clip, c h w one frame, n latent tokens, d their channels, a 
 import hashlib
 import io
 import json
-import re
 import tarfile
 import zlib
 from collections import Counter
@@ -24,6 +23,7 @@ from tokenizer.files import atomic_file, write_atomically
 from tokenizer.shard_format import (
     FORMAT,
     INDEX,
+    SAMPLE_KEY,
     VERSION,
     DatasetMeta,
     Member,
@@ -152,7 +152,7 @@ class ShardWriter:
         start: int,
     ) -> None:
         length = len(items)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key):
+        if not SAMPLE_KEY.fullmatch(key):
             raise ValueError(f"a key is 1 to 80 letters, digits, '-' and '_', got {key!r}")  # a dot would end the key
         if any(key == entry.key for entry in self.samples):
             raise ValueError(f"{self.path.name} has a sample {key!r} already")

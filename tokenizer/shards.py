@@ -21,6 +21,7 @@ from tokenizer.records import EpisodeClip, LatentClip
 from tokenizer.shard_format import (
     FORMAT,
     INDEX,
+    SAMPLE_KEY,
     VERSION,
     CorruptSample,
     DatasetMeta,
@@ -151,6 +152,8 @@ class Dataset:
         if index in self._verified:
             return
         sample = self.samples[index]
+        if not SAMPLE_KEY.fullmatch(sample.key):
+            raise CorruptSample(sample.key, sample.shard.name, "no sample may have this name")
         for name, member in sample.members.items():
             crc32, section = 0, _Section(file, member)
             while block := section.read(BLOCK):

@@ -1,5 +1,6 @@
 """Environments by name. A game's packages are imported only when the game is made."""
 
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +21,8 @@ def _car_racing(*, stock: bool, action_repeat: int, endless: bool) -> Environmen
 
 
 ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing}
+INSTALLED = "reverie.envs"
+"""Group of the entry points by which installed packages tell their environments (docs/your_world.md)."""
 GYMNASIUM = "gym:"
 """Begins the name of any environment that gymnasium knows."""
 
@@ -34,9 +37,24 @@ def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = Fals
     """
     if name.startswith(GYMNASIUM):
         return _gymnasium(name.removeprefix(GYMNASIUM), action_repeat=action_repeat, endless=endless)
-    if name not in ENVS:
-        raise ValueError(f"unknown environment {name!r}, have {sorted(ENVS)}, and gym:ID for any of gymnasium")
-    return ENVS[name](stock=stock, action_repeat=action_repeat, endless=endless)
+    if name in ENVS:
+        return ENVS[name](stock=stock, action_repeat=action_repeat, endless=endless)
+    installed = _installed()
+    if name not in installed:
+        raise ValueError(
+            f"unknown environment {name!r}, have {sorted({*ENVS, *installed})}, and gym:ID for any of gymnasium"
+        )
+    made: Environment = installed[name].load()(stock=stock, action_repeat=action_repeat, endless=endless)
+    return made
+
+
+def is_foreign(name: str) -> bool:
+    """Whether it is gymnasium's or an installed package's, of which nothing here knows how to play."""
+    return name.startswith(GYMNASIUM) or (name not in ENVS and name in _installed())
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=INSTALLED)}
 
 
 def _gymnasium(game: str, *, action_repeat: int, endless: bool) -> Environment:

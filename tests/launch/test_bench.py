@@ -230,3 +230,28 @@ def test_both_readers_decode_the_same_windows(tmp_path: Path) -> None:
     order = [0, 1] if torch.equal(mine.frames[0], other["frames"][0]) else [1, 0]
     assert torch.equal(mine.frames[order], other["frames"]) and mine.frames.diff(dim=1).any()
     assert torch.equal(mine.rewards[order], other["rewards.npy"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_scaling_is_what_trainings_with_one_batch_say(tmp_path: Path, call: Call, capfd: Any) -> None:
+    out = tmp_path / "scaling.json"
+    assert call("bench", "scaling", "debug", "--processes", 1, 2, "--configs", "ddp", "fsdp", "--json", out) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["config"], row["processes"], row["batch"]) for row in rows] == [
+        ("ddp", 1, 8),
+        ("ddp", 2, 8),
+        ("fsdp", 2, 8),
+    ]
+    for row in rows:
+        assert row["frames_per_s"] > 0
+        assert row["speedup"] == pytest.approx(row["frames_per_s"] / rows[0]["frames_per_s"])
+        assert row["efficiency"] == pytest.approx(row["speedup"] / row["processes"])
+    assert "efficiency" in capfd.readouterr().out
+
+
+def test_scaling_refuses_what_cannot_be_shared_out() -> None:
+    with pytest.raises(ValueError, match="batch=8 clips do not share out among 3 processes"):
+        bench.BenchScaling(preset="debug", processes=(1, 3))
+    with pytest.raises(ValueError, match="configs has 'zero4', have: ddp, fsdp, zero1"):
+        bench.BenchScaling(preset="debug", configs=("zero4",))

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from dynamics.world_model import WorldModel
 from launch import checkpoint
-from launch.compiling import SLOWER, compile_model, is_compiled
+from launch.compiling import SLOWER, compile_model, compiler, is_compiled
 from launch.distributed import say_once
 from launch.presets import MODELS
 
@@ -279,3 +279,20 @@ def test_compiled_layers_give_the_outputs_and_gradients_of_eager_ones(tmp_path: 
     assert result["difference"] < 1e-4 * result["scale"]
     assert result["gradient"] < 1e-3
     assert result["dream"] < 1e-3  # latents are in (-1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_compiled_layers_may_be_computed_again(
+    pipeline: Path, tmp_path: Path, call: Call, capfd: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computing again ends by an exception once all is there, which is no failure of the compiler."""
+    monkeypatch.setenv("JAXTYPING_DISABLE", "1")
+    options = ("debug", "--data", pipeline / "latents/train", "--precision", "fp32")
+    for name, more in (("both", ("--compile", "--activation-checkpointing")), ("none", ())):
+        command = [sys.executable, "-m", "launch.train_dynamics", *options, *more, "--run", tmp_path / name]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+    both, none = read_weights(tmp_path / "both"), read_weights(tmp_path / "none")
+    for key in none:
+        torch.testing.assert_close(both[key], none[key], rtol=1e-3, atol=1e-4)

@@ -1,9 +1,12 @@
 """The stream: one order for all workers and ranks, exact resume, and damage that is skipped, counted and named."""
 
 import itertools
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +233,30 @@ def test_a_corrupt_sample_is_replaced_counted_and_named(dataset: Dataset, num_wo
     changed = [index for index in range(12) if got[index] != whole[index]]
     assert changed == [index for index in range(12) if whole[index][0] == 7]
     assert got == sum(take(ClipStream(Dataset.open(dataset.name), CONFIG), 6), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda sample: sample["members"].pop("frames.npy"), "frames.npy is missing"),
+        (lambda sample: sample.update(length=9), "has shape (10,), not (9,)"),
+        (lambda sample: sample.update(key="../../evil"), "no sample may have this name"),
+        (lambda sample: sample.update(key="/etc/evil"), "no sample may have this name"),
+    ],
+)
+def test_a_sample_that_is_not_what_its_index_says_is_replaced_and_named(
+    dataset: Dataset, change: Callable[[dict[str, Any]], Any], reason: str
+) -> None:
+    sidecar = Path(dataset.name) / "shard-000001.json"
+    content = json.loads(sidecar.read_text())
+    change(content["samples"][3])
+    sidecar.write_text(json.dumps(content))
+    before = {path for path in Path(dataset.name).parent.rglob("*")}
+    stream = ClipStream(Dataset.open(dataset.name), CONFIG)
+    assert {clip for clip, _ in sum(take(stream, 6), [])} == set(range(12)) - {7}
+    assert list(stream.corrupt) == [content["samples"][3]["key"]]
+    assert reason in stream.corrupt[content["samples"][3]["key"]]
+    assert {path for path in Path(dataset.name).parent.rglob("*")} == before
 
 
 def test_the_last_sound_sample_fills_every_slot(dataset: Dataset) -> None:

@@ -227,3 +227,21 @@ def test_a_fresh_stack_is_its_final_norm_alone(x: Tensor) -> None:
 def test_sizes_that_do_not_fit_are_named_with_those_that_do(wrong: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         replace(SMALL, **wrong)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_passes_for_rows_that_are_not_there_change_nothing(x: Tensor, dense: bool) -> None:
+    """Where ranks hold parts of the weights, one without images runs the layers as often as one with some."""
+    model = randomised(SpaceTimeTransformer(replace(SMALL, time_attention="dense" if dense else "factorised")))
+    calls: list[int] = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    plain = model(x, MASK)
+    once = len(calls)
+    none = model(x, MASK, images=0)
+    torch.testing.assert_close(none, plain, rtol=0, atol=0)
+    assert len(calls) - once == once + SMALL.time_layers and 0 in calls
+    both = model(x, MASK, images=2)
+    assert calls[-1] == 0 and both.shape == x.shape
+    none.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
