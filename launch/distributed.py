@@ -71,10 +71,17 @@ def accelerated(precision: Precision, run: Path, tracker: Tracker = "tensorboard
     be joined: they get the lock for a moment instead.
     """
     accelerator = make_accelerator(precision, run, tracker)
+    failed = True
     try:
         yield accelerator
+        failed = False
+    except SystemExit:
+        failed = False
+        raise
     finally:
-        if distributed.is_available() and distributed.is_initialized():
+        joined = distributed.is_available() and distributed.is_initialized()
+        # After an error of one rank NCCL would wait for the others, which wait for this one.
+        if joined and not (failed and distributed.get_backend() != "gloo"):
             distributed.destroy_process_group()
             time.sleep(0.2)
 

@@ -98,14 +98,17 @@ class Engine(ABC):
             with ema.applied(self.model) if self.accelerator.is_main_process else nullcontext():
                 yield self.model if self.accelerator.is_main_process else None
             return
-        tensors = {name: sharding.whole(sharding.part(t), t) for name, t in _saved(self.model)}
         parameters = dict(self.model.named_parameters())
-        tensors |= {name: sharding.whole(average, parameters[name]) for name, average in ema.weights.items()}
+        tensors = (
+            (name, sharding.whole(ema.weights.get(name, sharding.part(t)), parameters.get(name, t)))
+            for name, t in _saved(self.model)
+        )
         if not self.accelerator.is_main_process:
+            deque(tensors, maxlen=0)
             yield None
             return
         copy = self._kind(self.model.config)
-        copy.load_state_dict(tensors)
+        copy.load_state_dict(whole_copies(tensors))
         yield copy.to(self.accelerator.device)
 
 

@@ -50,8 +50,9 @@ class FullySharded(Engine):
             parameter.data = parameter.to(accelerator.device)
         # Layers are put together in bf16, which autocast would make of them: half to send, and no second copy of each
         # that lives until the backward pass. Gradients are averaged in 32 bits.
-        half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        self._half = accelerator.mixed_precision == "bf16"
+        weights = torch.bfloat16 if self._half else None
+        policy = MixedPrecisionPolicy(param_dtype=weights, reduce_dtype=torch.float32, cast_forward_inputs=False)
         reshard = bool(plugin.reshard_after_forward)
         for module in reversed(list(model.modules())):  # from the inside out
             if isinstance(module, SpaceTimeTransformer):
@@ -67,7 +68,7 @@ class FullySharded(Engine):
 
     def learn(self, batch: Clip, rows: Rows, *, parts: int, last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self._sharded.set_requires_gradient_sync(last)
-        with self.accelerator.autocast():
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._half):
             loss, metrics = self.model(batch, rows)
         (loss / parts).backward()
         return loss, metrics

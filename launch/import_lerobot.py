@@ -42,7 +42,9 @@ class Episode:
     frames: int
     video: Path
     first: int
-    """Its first frame in the video."""
+    """Its first frame in the video, by the time at which it is shown."""
+    rate: float
+    """Frames a second of the dataset, which its videos keep about."""
     data: Path
     task: int
     low: NDArray[np.float32]
@@ -53,7 +55,8 @@ class Episode:
         return f"episode {self.number}"
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        return islice(read_pictures(self.video, self.config.size, self.config.fit, first=self.first), self.frames)
+        read = read_pictures(self.video, self.config.size, self.config.fit, first=self.first, rate=self.rate)
+        return islice(read, self.frames)
 
     def beside(self) -> tuple[dict[str, NDArray[Any]], int | None]:
         columns = read_columns(self.data, ("action", "next.reward"), self.number)
@@ -96,6 +99,7 @@ def import_lerobot(config: ImportLeRobot) -> None:
             frames=row["frames"],
             video=row["video"],
             first=row["first"],
+            rate=float(info["fps"]),
             data=row["data"],
             task=tasks.index(row["task"]),
             low=low,
@@ -187,8 +191,8 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _action_names(info: Mapping[str, Any], count: int) -> tuple[str, ...]:
     names = info["features"]["action"].get("names")
-    if isinstance(names, Mapping):  # as {"motors": [...]}
-        names = [name for group in names.values() for name in group]
+    if isinstance(names, Mapping):  # as {"motors": [...]} or {"delta_x": 0, ...}
+        names = [name for key, group in names.items() for name in (group if isinstance(group, list) else [key])]
     if not names or len(set(names)) != count:
         return tuple(f"action_{number}" for number in range(count))
     return tuple(map(str, names))
@@ -203,7 +207,9 @@ def read_columns(path: Path, names: Sequence[str], episode: int | None = None) -
         raise ValueError(f"{path} has no column 'action'")
     only = None if episode is None else [("episode_index", "=", episode)]
     table = parquet.read_table(path, columns=wanted, filters=only)
-    return {name: np.asarray(table[name].to_pylist(), np.float32) for name in wanted}
+    found = {name: np.asarray(table[name].to_pylist(), np.float32) for name in wanted}
+    found["action"] = found["action"].reshape(len(table), -1)  # one of one number is stored without its list
+    return found
 
 
 def _parquet() -> Any:

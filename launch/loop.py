@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from launch import checkpoint
@@ -99,7 +100,7 @@ def train(
     `evaluate(model, step)` runs on the main process with the averaged weights, every `evaluate_every` steps and at the
     end. Ctrl-C and SIGTERM save and exit.
     """
-    path = checkpoint.latest(run)
+    path = agreed(checkpoint.latest(run))
     if path is not None:
         checkpoint.load_into(model, path)  # first: an engine may keep copies of the weights
     engine = make_engine(model, config, accelerator)
@@ -134,11 +135,13 @@ def train(
                     _evaluate(engine, step, evaluate, ema, report)
             if interrupted or every(step, config.save_every, last=config.steps):
                 with report.paused():
+                    saver.finish()  # before the next is copied: two of them at once may not fit into the memory
                     state = {"seconds": report.seconds, "stream": stream.state_dict(), "seed": config.seed}
                     saver.save(step, engine.snapshot(ema), state)
             saver.check()
             if interrupted and step < config.steps:
                 saver.finish()
+                accelerator.wait_for_everyone()  # a launcher may end all ranks with the first
                 report.say(f"stopped and saved at step {step}; run the same command again to go on")
                 raise SystemExit(128 + interrupted)
 
@@ -164,6 +167,12 @@ def _gradient(
     if config.accumulate > 1:
         means = {name: torch.stack([part[name].detach().float() for part in found]).mean(0) for name in found[0]}
     return means.pop(""), means
+
+
+def agreed(path: Path | None) -> Path | None:
+    """The first rank's: another machine may not see the newest checkpoint yet."""
+    chosen: list[Path | None] = broadcast_object_list([path])
+    return chosen[0]
 
 
 def every(step: int, interval: int, *, last: int) -> bool:

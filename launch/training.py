@@ -222,7 +222,9 @@ def _build(
         if config.loop.compile and any(map(is_sharded, model.parameters())):
             say_once(f"DeepSpeed's ZeRO stage 3 would compile each layer anew in each step: {SLOWER}")
         elif config.loop.compile:
-            say_once(compile_model(model.to(accelerator.device)))
+            if parallelism() != "FSDP":  # which brings it there layer by layer
+                model.to(accelerator.device)
+            say_once(compile_model(model))
             if source.tokenizer is not None:
                 say_once(compile_model(source.tokenizer.model))
     return model

@@ -4,7 +4,8 @@
 
 DeepSpeed divides the losses of accumulated parts, cuts the gradient and steps by itself, so its config gets from the
 command what belongs to the command, and a config that says otherwise is refused. bf16 means autocast here as
-everywhere: weights, their exchange and the optimizer's state stay in 32 bits, as do the running scales of losses.
+everywhere: weights and the optimizer's state stay in 32 bits, as do the running scales of losses. What is sent has 32
+bits too, but at stage 3 the weights of linear layers and their gradients.
 """
 
 import logging
@@ -93,7 +94,8 @@ def launcher_config(accelerator: Accelerator) -> dict[str, Any]:
 def spreading(accelerator: Accelerator) -> Iterator[None]:
     """At ZeRO stage 3 each module of a model that is made inside is spread over the ranks as soon as it is made.
 
-    So there may be a model that no single device could hold. Weights begin as they would without.
+    So there may be a model that no single device could hold. On a GPU it draws the first weights there: others than
+    without, from the same distributions.
     """
     config = launcher_config(accelerator)
     if config["zero_optimization"]["stage"] != 3:

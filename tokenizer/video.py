@@ -90,13 +90,16 @@ def _decode_from(
     return frames
 
 
-def _pictures(container: InputContainer, stream: VideoStream) -> Generator[tuple[int, av.VideoFrame]]:
-    """Each decoded picture with its frame number in the video."""
-    assert stream.average_rate is not None and stream.time_base is not None
+def _pictures(
+    container: InputContainer, stream: VideoStream, rate: Fraction | None = None
+) -> Generator[tuple[int, av.VideoFrame]]:
+    """Each decoded picture with its frame number in the video, at this or its own rate."""
+    rate = rate or stream.average_rate
+    assert rate is not None and stream.time_base is not None
     for frame in container.decode(stream):
         if frame.pts is None:
             raise ValueError("the video has a frame without a time")
-        yield round((frame.pts - (stream.start_time or 0)) * stream.time_base * stream.average_rate), frame
+        yield round((frame.pts - (stream.start_time or 0)) * stream.time_base * rate), frame
 
 
 class VideoInfo(NamedTuple):
@@ -135,9 +138,11 @@ def probe_video(path: Path) -> VideoInfo:
 
 
 def read_pictures(
-    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None, first: int = 0
+    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None, first: int = 0, rate: float | None = None
 ) -> Generator[NDArray[np.uint8]]:
     """The frames of a video file in their order, from `first` on: uint8 RGB [h, w, 3] of this size (h, w).
+
+    Frame `first` is the one shown first / rate seconds after the beginning; the rate is the file's where not given.
 
     With fewer `fps` than the file has, those frames that are shown at the end of each 1/fps of a second. Raises
     ValueError where it cannot be decoded.
@@ -148,20 +153,25 @@ def read_pictures(
             stream.thread_type = "NONE"  # the workers that read side by side use the other cores
             assert stream.average_rate is not None
             share = 1.0 if fps is None else min(1.0, fps / float(stream.average_rate))
-            for number, frame in _from(first, container, stream) if first else enumerate(container.decode(stream)):
+            for number, frame in (
+                _from(first, container, stream, rate) if first else enumerate(container.decode(stream))
+            ):
                 if int((number + 1) * share + 1e-9) > int(number * share + 1e-9):
                     yield _fitted(frame, size, fit)
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be decoded: {error}") from error
 
 
-def _from(first: int, container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
+def _from(
+    first: int, container: InputContainer, stream: VideoStream, rate: float | None
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Frames with their numbers, found by a seek where that lands before the first."""
     assert stream.average_rate is not None and stream.time_base is not None
     begin = stream.start_time or 0
-    for place in (int(first / stream.average_rate / stream.time_base) + begin, begin):
+    exact = stream.average_rate if rate is None else Fraction(rate).limit_denominator(10**6)
+    for place in (int(first / exact / stream.time_base) + begin, begin):
         container.seek(place, stream=stream)
-        pictures = _pictures(container, stream)
+        pictures = _pictures(container, stream, exact)
         number, frame = next(pictures, (first, None))
         if frame is not None and (number <= first or place == begin):
             yield from ((n, picture) for n, picture in chain([(number, frame)], pictures) if n >= first)

