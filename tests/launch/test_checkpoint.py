@@ -1,4 +1,8 @@
 import errno
+import random
+import subprocess
+import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,3 +143,38 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
     save(tmp_path, 2, Small(SmallConfig()))
     assert steps(tmp_path) == ["step_00000002"]
+
+
+SAVES_FOR_EVER = """
+import sys
+from pathlib import Path
+import torch
+from launch.checkpoint import Snapshot, save
+for step in range(1, 10**6):
+    tensors = {f"layer{n}": torch.full((256, 1024), float(step)) for n in range(8)}
+    snapshot = Snapshot(model=tensors, ema=tensors, optimizer=tensors, config={"class": "Small"})
+    save(Path(sys.argv[1]), step, snapshot, {"seconds": 0.0})
+    print(step, flush=True)
+"""
+
+
+def test_kill_9_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """It is killed again and again, wherever it is with 24 MB."""
+    chance, newest = random.Random(), 0
+    for _ in range(4):
+        command = [sys.executable, "-c", SAVES_FOR_EVER, str(tmp_path)]
+        saving = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+        assert saving.stdout is not None
+        for _ in range(2):
+            newest = int(saving.stdout.readline())
+        time.sleep(chance.uniform(0, 0.1))
+        saving.kill()
+        saving.communicate()
+        path = checkpoint.latest(tmp_path)
+        assert path is not None and int(path.name[5:]) >= newest
+        for name in ("model", "ema", "optimizer"):
+            tensors = checkpoint.read_tensors(path / f"{name}.safetensors")
+            assert len(tensors) == 8
+            assert all((t == int(path.name[5:])).all() for t in tensors.values())
+    save(tmp_path, 10**6, Small(SmallConfig()))
+    assert not list((tmp_path / "checkpoints").glob(".*"))
