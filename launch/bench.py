@@ -38,7 +38,7 @@ from launch.models import default_device, device_name
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.reading import measure_reading, measure_waiting, write_moving_pictures
 from launch.run_folder import write_json
-from launch.scaling import CONFIGS, default_processes, measure_scaling
+from launch.scaling import BenchScaling, bench_scaling, show_scaling
 from launch.train_tokenizer import PRESETS as TRAINED
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.files import write_atomically
@@ -119,34 +119,6 @@ class BenchData:
             raise ValueError(f"workers={self.workers} must not be negative, and clips={self.clips} at least 8")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchScaling:
-    preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
-    processes: tuple[int, ...] = default_processes()
-    """Numbers of processes, one a GPU or core."""
-    configs: tuple[str, ...] = ("ddp",)
-    """Files of launch/configs, without their ending."""
-    batch: int = 8
-    """Clips of a step, of all processes together."""
-    steps: int = 30
-    repeats: int = 2
-    """Trainings of each kind; the median counts."""
-    compile: bool = True
-    json: Path | None = None
-    """Also write the numbers here."""
-
-    def __post_init__(self) -> None:
-        for count in self.processes:
-            if count < 1 or self.batch % count:
-                raise ValueError(f"batch={self.batch} clips do not share out among {count} processes")
-        for config in self.configs:
-            choices = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-            if config not in choices:
-                raise ValueError(f"configs has {config!r}, have: {', '.join(choices)}")
-        if self.steps < 6 or self.repeats < 1:
-            raise ValueError(f"steps={self.steps} must be at least 6, and repeats={self.repeats} at least 1")
-
-
 def bench(config: BenchModel | BenchData | BenchScaling) -> None:
     if isinstance(config, BenchData):
         numbers = bench_data(config)
@@ -163,36 +135,6 @@ def bench(config: BenchModel | BenchData | BenchScaling) -> None:
     if isinstance(config, BenchModel) and config.publish:
         append_row(THROUGHPUT, numbers)
         print(f"appended a row to {THROUGHPUT}")
-
-
-def bench_scaling(config: BenchScaling) -> dict[str, Any]:
-    """Frames a second by number of processes, as JSON."""
-    with TemporaryDirectory() as folder:
-        rows = measure_scaling(
-            config.preset,
-            Path(folder),
-            configs=config.configs,
-            processes=config.processes,
-            batch=config.batch,
-            steps=config.steps,
-            repeats=config.repeats,
-            options=["--compile" if config.compile else "--no-compile"],
-        )
-    device = device_name(default_device())
-    return {"device": device, "preset": config.preset, "compiled": config.compile, "rows": rows}
-
-
-def show_scaling(numbers: dict[str, Any]) -> None:
-    table = Table("config", "processes", "frames/s", "speed-up", "efficiency", title=f"Training on {numbers['device']}")
-    for row in numbers["rows"]:
-        table.add_row(
-            row["config"],
-            str(row["processes"]),
-            f"{row['frames_per_s']:.3g}",
-            f"{row['speedup']:.2f}",
-            f"{row['efficiency']:.0%}",
-        )
-    Console().print(table)
 
 
 def bench_model(config: BenchModel) -> dict[str, Any]:

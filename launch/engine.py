@@ -112,7 +112,40 @@ class Engine(ABC):
         yield copy.to(self.accelerator.device)
 
 
-class Replicated(Engine):
+class OfTorch(Engine):
+    """Torch's own optimizers on the parameters, whether these lie whole on a rank or, as FSDP's, in parts."""
+
+    def clip(self, limit: float) -> Tensor:
+        norm = clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def remembered(self) -> Iterator[tuple[str, str, Tensor]]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for optimizer in self.optimizers:
+            for parameter, fields in optimizer.state.items():
+                for field, value in fields.items():
+                    tensor = torch.as_tensor(value)
+                    yield names[id(parameter)], field, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def remember(self, values: Remembered) -> None:
+        """Learning rates and the like stay as configured."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for optimizer in self.optimizers:
+            order = [p for group in optimizer.param_groups for p in group["params"]]
+            state = {
+                place: {field: _like(value, parameter) for field, value in values[names[id(parameter)]].items()}
+                for place, parameter in enumerate(order)
+                if names[id(parameter)] in values
+            }
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Replicated(OfTorch):
     """The whole model on each rank (DDP), or on the only one."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, accelerator: Accelerator) -> None:
@@ -127,18 +160,6 @@ class Replicated(Engine):
             (loss / parts).backward()
         return loss, metrics
 
-    def clip(self, limit: float) -> Tensor:
-        return clip_grad_norm_(trainable(self.model), limit)
-
-    def step(self) -> None:
-        step_all(self.optimizers)
-
-    def remembered(self) -> Iterator[tuple[str, str, Tensor]]:
-        return remembered_by(self.optimizers, self.model)
-
-    def remember(self, values: Remembered) -> None:
-        remind(self.optimizers, self.model, values)
-
     @property
     def gathers(self) -> bool:
         return False
@@ -150,39 +171,6 @@ def refuse_muon(config: OptimizerConfig, engine: str) -> None:
             f"optimizer=muon needs whole matrices, and under {engine} a rank keeps parts of them: "
             "give --optimizer adamw, or start with --config_file launch/configs/ddp.yaml"
         )
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def step_all(optimizers: Sequence[Optimizer]) -> None:
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def remembered_by(optimizers: Sequence[Optimizer], model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """What torch's optimizers keep, as of `Engine.remembered`."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        for parameter, fields in optimizer.state.items():
-            for field, value in fields.items():
-                tensor = torch.as_tensor(value)
-                yield names[id(parameter)], field, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def remind(optimizers: Sequence[Optimizer], model: nn.Module, values: Remembered) -> None:
-    """As of `Engine.remember`; learning rates and the like stay as configured."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        order = [p for group in optimizer.param_groups for p in group["params"]]
-        state = {
-            place: {field: _like(value, parameter) for field, value in values[names[id(parameter)]].items()}
-            for place, parameter in enumerate(order)
-            if names[id(parameter)] in values
-        }
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ The layers of the transformers are spread one by one, so that a rank holds one o
 """
 
 import warnings
-from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
@@ -14,17 +13,15 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
 
-from launch.engine import Engine, Remembered, refuse_muon, remembered_by, remind, step_all, trainable
+from launch.engine import OfTorch, refuse_muon
 from launch.optimizers import OptimizerConfig, make_optimizers
 from tokenizer.draws import Rows
 from tokenizer.records import Clip
 from tokenizer.transformer import SpaceTimeTransformer
 
 
-class FullySharded(Engine):
+class FullySharded(OfTorch):
     """A part of each layer's parameters, gradients and optimizer state on each rank (PyTorch's FSDP, version 2).
 
     Frozen parameters lie whole on each rank.
@@ -72,16 +69,3 @@ class FullySharded(Engine):
             loss, metrics = self.model(batch, rows)
         (loss / parts).backward()
         return loss, metrics
-
-    def clip(self, limit: float) -> Tensor:
-        norm = clip_grad_norm_(trainable(self.model), limit)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-    def step(self) -> None:
-        step_all(self.optimizers)
-
-    def remembered(self) -> Iterator[tuple[str, str, Tensor]]:
-        return remembered_by(self.optimizers, self.model)
-
-    def remember(self, values: Remembered) -> None:
-        remind(self.optimizers, self.model, values)

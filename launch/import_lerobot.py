@@ -11,7 +11,7 @@ on. OUT/train and OUT/held_out are what the training commands read. Run again, i
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dynamics.actions import ActionSpace
 from launch.command import main
-from launch.importing import ImportConfig, chosen_to_led, import_recordings
+from launch.importing import ImportConfig, chosen_to_led, import_recordings, presets
 from launch.run_folder import write_json
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import read_pictures
@@ -107,13 +107,11 @@ def import_lerobot(config: ImportLeRobot) -> None:
         )
         for row in rows
     ]
-    settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
     files = sorted({path for row in rows for path in (row["video"], row["data"])})
     import_recordings(
         config,
         episodes,
         meta,
-        settings=settings,
         sizes={str(path.relative_to(config.source)): path.stat().st_size for path in files},
     )
     bounds = {name: [float(one), float(other)] for name, one, other in zip(names, low, high, strict=True)}
@@ -220,13 +218,7 @@ def _parquet() -> Any:
     return parquet
 
 
-LAPTOP = ImportLeRobot(source=Path("lerobot"), out=Path("runs/laptop/data"), size=(64, 64))
-PRESETS = {
-    "debug": replace(LAPTOP, out=Path("runs/debug/data"), clip_frames=32, shard_frames=128, workers=0),
-    "laptop": LAPTOP,
-    "base": replace(LAPTOP, out=Path("runs/base/data"), size=(128, 128)),
-    "dreamer4": replace(LAPTOP, out=Path("runs/dreamer4/data"), size=(384, 640), fit="pad"),
-}
+PRESETS = presets(ImportLeRobot(source=Path("lerobot"), out=Path("runs/laptop/data"), size=(64, 64)))
 
 if __name__ == "__main__":
     main(PRESETS, import_lerobot, description=__doc__, processes="first")

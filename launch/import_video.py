@@ -13,7 +13,7 @@ OUT/train and OUT/held_out are what the training commands read. Run again, it go
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dynamics.actions import ActionSpace
 from launch.command import main
-from launch.importing import ImportConfig, chosen_to_led, import_recordings
+from launch.importing import ImportConfig, chosen_to_led, import_recordings, presets
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import VideoInfo, probe_video, read_pictures
 
@@ -114,14 +114,12 @@ def import_video(config: ImportVideo) -> None:
         action_space=space.to_json(),
         tasks=config.tasks,
     )
-    settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
-    settings["actions"] = "None" if config.actions is None else json.dumps(read_json(config.actions))
     import_recordings(
         config,
         [VideoFile(config=config, name=name, frames=info.frames, space=space) for name, info in videos.items()],
         meta,
-        settings=settings,
         sizes={name: info.num_bytes for name, info in videos.items()},
+        more={"actions": "None" if config.actions is None else json.dumps(read_json(config.actions))},
     )
 
 
@@ -172,13 +170,7 @@ def _common_fps(videos: dict[str, VideoInfo], config: ImportVideo) -> float:
     return videos[first].fps
 
 
-LAPTOP = ImportVideo(source=Path("videos"), out=Path("runs/laptop/data"), size=(64, 64))
-PRESETS = {
-    "debug": replace(LAPTOP, out=Path("runs/debug/data"), clip_frames=32, shard_frames=128, workers=0),
-    "laptop": LAPTOP,
-    "base": replace(LAPTOP, out=Path("runs/base/data"), size=(128, 128)),
-    "dreamer4": replace(LAPTOP, out=Path("runs/dreamer4/data"), size=(384, 640), fit="pad"),
-}
+PRESETS = presets(ImportVideo(source=Path("videos"), out=Path("runs/laptop/data"), size=(64, 64)))
 
 if __name__ == "__main__":
     main(PRESETS, import_video, description=__doc__, processes="first")

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ class ImportConfig:
                 raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
         if self.held_out < 0 or self.workers < 0:
             raise ValueError(f"held_out={self.held_out} and workers={self.workers} must not be negative")
+
+
+C = TypeVar("C", bound=ImportConfig)
 
 
 @runtime_checkable
@@ -87,12 +90,12 @@ def import_recordings(
     recordings: Sequence[Recording],
     meta: DatasetMeta,
     *,
-    settings: Mapping[str, str],
     sizes: Mapping[str, int],
+    more: Mapping[str, str] | None = None,
 ) -> None:
     """Makes what is missing. Raises ValueError where the folder holds a dataset of other settings or recordings.
 
-    `settings` are what shapes the shards, `sizes` bytes by the names of the files that they are made of.
+    `sizes` are bytes by the names of the files that the shards are made of; `more` shapes them beside the config.
     """
     chosen = set(np.linspace(0, len(recordings) - 1, config.held_out + 2).round().astype(int)[1:-1].tolist())
     if config.held_out and (len(chosen) < config.held_out or len(recordings) <= config.held_out):
@@ -104,7 +107,8 @@ def import_recordings(
         "held_out": [recording for place, recording in enumerate(recordings) if place in chosen],
     }
     orders = [order for part, group in parts.items() if group for order in _orders(config, part, group, meta)]
-    _claim(config.out, settings, sizes)
+    settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
+    _claim(config.out, {**settings, **(more or {})}, sizes)
     missing = [order for order in orders if not order.is_done]
     for order in missing:
         (order.folder / INDEX).unlink(missing_ok=True)
@@ -223,3 +227,13 @@ def _claim(out: Path, settings: Mapping[str, str], sizes: Mapping[str, int]) -> 
             f"{out} was imported from other videos ({changed[0]}{' and others' if changed[1:] else ''} changed, "
             "came or went): choose another --out"
         )
+
+
+def presets(laptop: C) -> dict[str, C]:
+    """The frame sizes of the models' presets; `laptop` is that one."""
+    return {
+        "debug": replace(laptop, out=Path("runs/debug/data"), clip_frames=32, shard_frames=128, workers=0),
+        "laptop": laptop,
+        "base": replace(laptop, out=Path("runs/base/data"), size=(128, 128)),
+        "dreamer4": replace(laptop, out=Path("runs/dreamer4/data"), size=(384, 640), fit="pad"),
+    }

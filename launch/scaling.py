@@ -10,13 +10,19 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
 
 from launch.distributed import cores
+from launch.models import default_device, device_name
 from launch.reading import write_moving_pictures
 from launch.train_tokenizer import PRESETS
 
@@ -29,6 +35,64 @@ def default_processes() -> tuple[int, ...]:
     """1, 2, 4, ... of this machine's GPUs; without any, of its cores."""
     there = torch.cuda.device_count() or cores()
     return tuple(1 << power for power in range(there.bit_length()) if 1 << power <= there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchScaling:
+    preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    processes: tuple[int, ...] = default_processes()
+    """Numbers of processes, one a GPU or core."""
+    configs: tuple[str, ...] = ("ddp",)
+    """Files of launch/configs, without their ending."""
+    batch: int = 8
+    """Clips of a step, of all processes together."""
+    steps: int = 30
+    repeats: int = 2
+    """Trainings of each kind; the median counts."""
+    compile: bool = True
+    json: Path | None = None
+    """Also write the numbers here."""
+
+    def __post_init__(self) -> None:
+        for count in self.processes:
+            if count < 1 or self.batch % count:
+                raise ValueError(f"batch={self.batch} clips do not share out among {count} processes")
+        for config in self.configs:
+            choices = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+            if config not in choices:
+                raise ValueError(f"configs has {config!r}, have: {', '.join(choices)}")
+        if self.steps < 6 or self.repeats < 1:
+            raise ValueError(f"steps={self.steps} must be at least 6, and repeats={self.repeats} at least 1")
+
+
+def bench_scaling(config: BenchScaling) -> dict[str, Any]:
+    """Frames a second by number of processes, as JSON."""
+    with TemporaryDirectory() as folder:
+        rows = measure_scaling(
+            config.preset,
+            Path(folder),
+            configs=config.configs,
+            processes=config.processes,
+            batch=config.batch,
+            steps=config.steps,
+            repeats=config.repeats,
+            options=["--compile" if config.compile else "--no-compile"],
+        )
+    device = device_name(default_device())
+    return {"device": device, "preset": config.preset, "compiled": config.compile, "rows": rows}
+
+
+def show_scaling(numbers: dict[str, Any]) -> None:
+    table = Table("config", "processes", "frames/s", "speed-up", "efficiency", title=f"Training on {numbers['device']}")
+    for row in numbers["rows"]:
+        table.add_row(
+            row["config"],
+            str(row["processes"]),
+            f"{row['frames_per_s']:.3g}",
+            f"{row['speedup']:.2f}",
+            f"{row['efficiency']:.0%}",
+        )
+    Console().print(table)
 
 
 def measure_scaling(

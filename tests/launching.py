@@ -2,10 +2,13 @@
 
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-CONFIGS = Path(__file__).parents[1] / "launch/configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "launch/configs"
 
 
 def accelerate(processes: int = 2, config: str = "ddp") -> list[str]:
@@ -15,6 +18,21 @@ def accelerate(processes: int = 2, config: str = "ddp") -> list[str]:
         port = free.getsockname()[1]
     launch = f"-m accelerate.commands.launch --config_file {CONFIGS / config}.yaml --num_processes {processes}"
     return [sys.executable, *f"{launch} --main_process_port {port}".split()]
+
+
+def run_command(command: Sequence[object], *, env: dict[str, str] | None = None, code: int = 0) -> str:
+    """What a command says, on stdout and stderr together, from the checkout's root."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=no_rank() if env is None else env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
 def no_rank() -> dict[str, str]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from launch import checkpoint
 from launch.zero import complete_config
-from tests.launching import CONFIGS, accelerate, no_rank
+from tests.launching import CONFIGS, accelerate, no_rank, run_command
 
 ROOT = Path(__file__).parents[2]
 CONFIGS_OF_PARTS = ("fsdp", "zero1", "zero2", "zero3", "zero1_offload", "zero2_offload", "zero3_offload")
@@ -37,19 +37,9 @@ def command(config: str | None, pipeline: Path, run: Path, *options: object, sta
 
 
 def launch(
-    config: str | None, pipeline: Path, run: Path, *options: object, stage: str = "dynamics", code: int = 0
+    config: str | None, pipeline: Path, path: Path, *options: object, stage: str = "dynamics", code: int = 0
 ) -> str:
-    done = subprocess.run(
-        command(config, pipeline, run, *options, stage=stage),
-        cwd=ROOT,
-        env=no_rank(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    return run_command(command(config, pipeline, path, *options, stage=stage), code=code)
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:

@@ -1,7 +1,6 @@
 """A step is the same on one process and on several: its noise, its kinds of rows, its gradient, what it learns."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from launch import checkpoint
-from tests.launching import accelerate, no_rank
+from tests.launching import accelerate, no_rank, run_command
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,16 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def launch(out: Path, data: Path, *, config: str | None, rows: int, parts: int) -> Path:
     """Without a config on one process, else on two."""
     command = [sys.executable] if config is None else accelerate(config=config)
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name("equal_ranks.py")), str(out), str(data), str(rows), str(parts)],
-        cwd=ROOT,
-        env={**no_rank(), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stdout
+    script = Path(__file__).with_name("equal_ranks.py")
+    run_command([*command, script, out, data, rows, parts], env={**no_rank(), "PYTHONPATH": str(ROOT)})
     return out
 
 
@@ -62,20 +53,20 @@ def test_processes_and_parts_with_fewer_rows_each_learn_the_same(
 ) -> None:
     if config is not None and config.startswith("zero"):
         pytest.importorskip("deepspeed")
-    run = launch(tmp_path / "run", pipeline / "latents/train", config=config, rows=rows, parts=parts)
-    one, other = (load_file(folder / "gradients.safetensors") for folder in (alone, run))
+    made = launch(tmp_path / "run", pipeline / "latents/train", config=config, rows=rows, parts=parts)
+    one, other = (load_file(folder / "gradients.safetensors") for folder in (alone, made))
     assert one.keys() == other.keys() and len(one) >= 4 * 20
     assert_close(other, one, rtol=1e-5)
     assert sum(float(gradient.abs().sum()) > 0 for gradient in one.values()) > 0.9 * len(one)
     for name in ("model", "ema", "optimizer"):
         before, after = (
             load_file(checkpoint.latest(folder) / f"{name}.safetensors")  # type: ignore[operator]
-            for folder in (alone, run)
+            for folder in (alone, made)
         )
         assert_close(after, before, rtol=1e-5)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (alone, run)
+        for folder in (alone, made)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 4
 

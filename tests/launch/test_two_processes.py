@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from launch import checkpoint
-from tests.launching import accelerate, no_rank
+from tests.launching import accelerate, run_command
 from tokenizer.shards import Dataset
 
 ROOT = Path(__file__).parents[2]
@@ -18,17 +17,7 @@ pytestmark = pytest.mark.slow
 
 def launch(*arguments: object, code: int = 0) -> str:
     """What two processes of a command say, on stdout and stderr together."""
-    done = subprocess.run(
-        [*accelerate(), "-m", *map(str, arguments)],
-        cwd=ROOT,
-        env=no_rank(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    return run_command([*accelerate(), "-m", *arguments], code=code)
 
 
 def weights(run: Path) -> dict[str, str]:

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.launching import no_rank
+from tests.launching import no_rank, run_command
 from tokenizer.records import EpisodeClip
 from tokenizer.shards import Dataset
 
@@ -33,24 +32,14 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {**no_rank(), "PYTHONPATH": os.pathsep.join([str(ROOT), str(place)])}
 
 
-def run(environment: dict[str, str], *arguments: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == code, done.stdout
-    return " ".join(done.stdout.split())
+def said_by(environment: dict[str, str], *arguments: object, code: int = 0) -> str:
+    return " ".join(run_command([sys.executable, "-m", *arguments], env=environment, code=code).split())
 
 
 def test_the_world_of_the_page_is_collected_and_learned_from(installed: dict[str, str], tmp_path: Path) -> None:
     data = tmp_path / "data"
     random = ("--driver", "random", "--held-out-driver", "random")
-    run(installed, "launch.collect", "debug", "--env", "Lamp", *random, "--processes", 2, "--out", data)
+    said_by(installed, "launch.collect", "debug", "--env", "Lamp", *random, "--processes", 2, "--out", data)
     train = Dataset.open(data / "train")
     assert train.meta.environment == "Lamp" and train.meta.tasks == ("keep it lit",)
     clip = train.read_window(0, 0, 10)
@@ -61,14 +50,14 @@ def test_the_world_of_the_page_is_collected_and_learned_from(installed: dict[str
     np.testing.assert_allclose(clip.rewards[1:].numpy(), brightness[1:], atol=0.01)
 
     folders = ("--data", data / "train", "--held-out", data / "held_out")
-    run(installed, "launch.train_tokenizer", "debug", *folders, "--run", tmp_path / "run")
+    said_by(installed, "launch.train_tokenizer", "debug", *folders, "--run", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert any("held_out_psnr" in line for line in lines)
 
 
 def test_worlds_that_are_not_there_are_named_with_those_that_are(installed: dict[str, str], tmp_path: Path) -> None:
     options = ("--driver", "random", "--held-out-driver", "random", "--out", tmp_path / "data")
-    said = run(installed, "launch.collect", "debug", "--env", "Lantern", *options, code=1)
+    said = said_by(installed, "launch.collect", "debug", "--env", "Lantern", *options, code=1)
     assert "unknown environment 'Lantern', have ['CarRacing-v3', 'Lamp'], and gym:ID" in said
-    said = run(installed, "launch.collect", "debug", "--env", "Lamp", "--out", tmp_path / "data", code=2)
+    said = said_by(installed, "launch.collect", "debug", "--env", "Lamp", "--out", tmp_path / "data", code=2)
     assert "knows CarRacing-v3 alone" in said
