@@ -1,7 +1,7 @@
 """Drivers that collect data: random ones for any environment, a scripted one for CarRacing, and a mixture of both."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,8 @@ from agent.scripted_driver import ScriptedDriver, Skill
 from dynamics.actions import ActionSpace
 
 Row = NDArray[np.float32]
+MEANS = {"brake": -0.9}
+"""Of random actions: a car with its brake on half of the time would stand still."""
 
 
 @runtime_checkable
@@ -38,10 +40,10 @@ class RandomDriver:
 
 
 class CorrelatedRandomDriver:
-    """Random actions that last some `seconds`: continuous parts wander around `means` (0 where none is given), discrete
-    ones are held. It gets further than a uniformly random driver, whose actions cancel out."""
+    """Random actions that last some `seconds`: continuous parts wander around their `means` (by name; 0 where none is
+    given), discrete ones are held. It gets further than a uniformly random driver, whose actions cancel out."""
 
-    def __init__(self, *, seconds: float = 0.6, means: tuple[float, ...] = ()) -> None:
+    def __init__(self, *, seconds: float = 0.6, means: Mapping[str, float] = MEANS) -> None:
         self.seconds = seconds
         self.means = means
 
@@ -59,7 +61,7 @@ class CorrelatedRandomDriver:
         wander = keep * self._row + math.sqrt(1 - keep**2) * fresh
         held = np.where(rng.random(space.size) < keep, self._row, fresh)
         self._row = np.where(continuous, wander, held)
-        means = np.pad(self.means, (0, space.size - len(self.means)))
+        means = np.array([self.means.get(name, 0.0) for name in space.names])
         row: Row = np.clip(self._row + means, *space.bounds()).astype(np.float32)
         return row
 
@@ -92,7 +94,7 @@ def mixed_driver(rng: np.random.Generator) -> Driver:
     if kind < 0.03:
         return RandomDriver()
     if kind < 0.1:
-        return CorrelatedRandomDriver(means=(0.0, 0.0, -0.9))  # with the brake on half of the time it would stand still
+        return CorrelatedRandomDriver()
     return scripted_mixed_driver(rng)
 
 

@@ -7,6 +7,9 @@ BLOCK = 1_000_000
 TRAIN_TRACKS = 0 * BLOCK
 HELD_OUT_TRACKS = 1 * BLOCK
 EVALUATION_TRACKS = 2 * BLOCK
+EVOLUTION_TRACKS = 3 * BLOCK
+CHAMPION_TRACKS = 4 * BLOCK
+"""On which an evolution chooses which of its controllers to keep."""
 
 
 def track_seed(start: int, seed: int, episode: int) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
 from agent.drivers import ANYWHERE, DRIVERS
-from agent.envs.registry import is_foreign
+from agent.envs.registry import is_known
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
@@ -24,10 +24,12 @@ from tokenizer.files import write_atomically
 from tokenizer.shard_format import INDEX, DatasetMeta
 from tokenizer.shard_writer import finish_dataset, has_shard
 
+CAR_RACING, TAKE_COVER = "CarRacing-v3", "VizdoomTakeCover"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    env: str = "CarRacing-v3"
+    env: str = CAR_RACING
     """Name of the environment; gym:ID is any of gymnasium, such as gym:CartPole-v1."""
     episodes: int = 100
     """Episodes to train on."""
@@ -52,9 +54,9 @@ class CollectConfig:
         for driver in (self.driver, self.held_out_driver):
             if driver not in DRIVERS:
                 raise ValueError(f"unknown driver {driver!r}, have {sorted(DRIVERS)}")
-            if is_foreign(self.env) and driver not in ANYWHERE:
+            if self.env != CAR_RACING and is_known(self.env) and driver not in ANYWHERE:
                 raise ValueError(
-                    f"driver {driver!r} knows CarRacing-v3 alone: give --driver and --held-out-driver, one of "
+                    f"driver {driver!r} knows {CAR_RACING} alone: give --driver and --held-out-driver, one of "
                     f"{', '.join(ANYWHERE)}"
                 )
         for name in ("episodes", "held_out", "action_repeat", "episodes_per_shard", "max_steps"):
@@ -66,12 +68,26 @@ class CollectConfig:
 
 
 LAPTOP = CollectConfig(episodes=120, out=Path("runs/laptop/data"))
+DEBUG = replace(
+    LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("runs/debug/data")
+)
+
+
+def _by_random_policies(config: CollectConfig, out: str, env: str = CAR_RACING) -> CollectConfig:
+    """As for World Models."""
+    driver = "correlated_random"
+    return replace(config, env=env, driver=driver, held_out_driver=driver, out=Path(out))
+
+
 PRESETS = {
-    "debug": replace(
-        LAPTOP, episodes=4, held_out=2, max_steps=40, processes=0, episodes_per_shard=2, out=Path("runs/debug/data")
-    ),
+    "debug": DEBUG,
     "laptop": LAPTOP,
     "carracing": replace(LAPTOP, episodes=300, held_out=16, out=Path("runs/carracing/data")),
+    "vmc_debug": _by_random_policies(DEBUG, "runs/vmc_debug/data"),
+    "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/vmc/data"),
+    "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/vmc_paper/data"),
+    "take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/data", TAKE_COVER),
+    "take_cover": _by_random_policies(replace(LAPTOP, episodes=600, held_out=16), "runs/take_cover/data", TAKE_COVER),
 }
 
 

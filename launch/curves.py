@@ -49,6 +49,26 @@ def plot_training(path: Path, runs: Sequence[Path]) -> None:
     pyplot.close(figure)
 
 
+def plot_evolution(path: Path, run: Path) -> None:
+    """Return over the generations of `launch.evolve`: best and mean of the candidates, and the one that is kept."""
+    entries = read_metrics(run)
+    figure, axis = pyplot.subplots(figsize=(5, 3.2))
+    for name, style in {
+        "best_return": "C1-",
+        "mean_return": "C0-",
+        "mean_candidate_return": "C2o",
+        "champion_return": "C3s",
+    }.items():
+        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), style, linewidth=1, markersize=4, label=name.replace("_", " "))
+    axis.set_xlabel("generation")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def _series(entries: list[dict[str, float | None]]) -> dict[str, tuple[list[float], list[float]]]:
     found = {}
     for name in SHOWN:

@@ -1,4 +1,4 @@
-"""Encode video shards into latent shards with a trained tokenizer, episode by episode as a stream would.
+"""Encode video shards into latent shards with a trained tokenizer or V, episode by episode as a stream would.
 
     python -m launch.encode_latents laptop
     accelerate launch --config_file launch/configs/ddp.yaml -m launch.encode_latents laptop
@@ -35,6 +35,7 @@ from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import INDEX, CorruptSample, DatasetMeta, shard_name
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
 from tokenizer.shards import Dataset, Sample
+from tokenizer.vae import VAE
 
 PARTS = ("train", "held_out")
 FRAMES_READ = 256
@@ -49,7 +50,7 @@ REMEDY = "give a smaller --frames-at-once or fewer --workers; run again, it goes
 @dataclass(frozen=True, kw_only=True)
 class EncodeLatents:
     tokenizer: Path
-    """Run folder of the tokenizer."""
+    """Run folder of the tokenizer, or of a V (`launch.train_vae`)."""
     data: Path
     """Folder with `train` and `held_out` video shards."""
     out: Path
@@ -201,7 +202,7 @@ def encode_shard(order: ShardOrder, tell: Tell) -> None:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(run: Path, mark: str) -> Tokenizer:
+def _tokenizer(run: Path, mark: str) -> Tokenizer | VAE:
     """One for all shards of a process."""
     tokenizer = FrozenTokenizer.load(run, default_device())
     if tokenizer.mark != mark:
@@ -209,7 +210,7 @@ def _tokenizer(run: Path, mark: str) -> Tokenizer:
     return tokenizer.model
 
 
-def _encode_sample(tokenizer: Tokenizer, order: ShardOrder, index: int, tell: Tell) -> dict[str, Any]:
+def _encode_sample(tokenizer: Tokenizer | VAE, order: ShardOrder, index: int, tell: Tell) -> dict[str, Any]:
     """What goes into the latent shard; of a long episode only its latents, in 16 bits, are held as a whole."""
     sample, encoder = order.video.samples[index], EpisodeEncoder(tokenizer, order.frames_at_once)
     latents = np.empty((sample.length, *order.meta.item_shape), np.float16)

@@ -13,11 +13,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from launch.loop import Stream
-from launch.models import check_frame_size, fingerprint, for_inference, load_tokenizer
+from launch.models import check_frame_size, fingerprint, for_inference, load_encoder
 from tokenizer.autoencoder import Tokenizer, to_float
 from tokenizer.cache import Cache
 from tokenizer.records import Clip, EpisodeClip, LatentClip
 from tokenizer.shard_format import DatasetMeta
+from tokenizer.vae import VAE
 
 FRAMES_AT_ONCE = {"cpu": 32, "cuda": 256}
 """Of one pass: as few as keep a processor busy. More would fall out of its caches, and take memory."""
@@ -29,7 +30,7 @@ class EpisodeEncoder:
     However they are cut, the latents are those of `Tokenizer.encode` on the whole but for rounding.
     """
 
-    def __init__(self, tokenizer: Tokenizer, frames_at_once: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer | VAE, frames_at_once: int | None = None) -> None:
         """As many frames in one pass as keep its device busy, where not given."""
         self.tokenizer = tokenizer
         self.device = next(tokenizer.parameters()).device
@@ -46,7 +47,7 @@ class EpisodeEncoder:
         return torch.cat(parts, dim=1)
 
 
-def encode_episode(tokenizer: Tokenizer, frames: UInt8[Tensor, "t c h w"]) -> Float[Tensor, "t n d"]:
+def encode_episode(tokenizer: Tokenizer | VAE, frames: UInt8[Tensor, "t c h w"]) -> Float[Tensor, "t n d"]:
     """Latents of an episode from its beginning, on the CPU."""
     latents: Tensor = EpisodeEncoder(tokenizer)(frames.unsqueeze(0))[0].cpu()
     return latents
@@ -54,15 +55,15 @@ def encode_episode(tokenizer: Tokenizer, frames: UInt8[Tensor, "t c h w"]) -> Fl
 
 @dataclass(frozen=True)
 class FrozenTokenizer:
-    """A trained tokenizer that encodes, and the fingerprint that its latents carry."""
+    """A trained tokenizer, or a V, that encodes, and the fingerprint that its latents carry."""
 
-    model: Tokenizer
+    model: Tokenizer | VAE
     mark: str
 
     @classmethod
     def load(cls, run: Path, device: torch.device, *, half: bool = True) -> Self:
         """That of a run's folder, with parameters in bfloat16 or as they were trained."""
-        model = load_tokenizer(run)
+        model = load_encoder(run)
         mark = fingerprint(model)
         return cls(for_inference(model, device, compile=False, half=half), mark)
 

@@ -10,13 +10,16 @@ import torch
 from torch import nn
 
 from agent.agent import Agent, AgentConfig
+from agent.controller import Controller, ControllerConfig
 from agent.imagination import ImaginationConfig
+from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
 from launch.compiling import compile_model
 from launch.distributed import has_bf16, say_once
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.shard_format import DatasetMeta, read_json
+from tokenizer.vae import VAE, VAEConfig
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,6 +29,9 @@ MAKERS = {
     "WorldModel": "train_dynamics",
     "Agent": "train_agent",
     "Imagination": "train_imagination",
+    "VAE": "train_vae",
+    "MDNRNN": "train_mdn_rnn",
+    "Controller": "evolve",
 }
 """Model -> the command that trains it."""
 
@@ -56,6 +62,26 @@ def load_tokenizer(run: Path) -> Tokenizer:
     return _load(model, path)
 
 
+def load_vae(run: Path) -> VAE:
+    path = newest(run, "VAE")
+    return _load(VAE(checkpoint.load_config(path, VAEConfig)), path)
+
+
+def load_encoder(run: Path) -> Tokenizer | VAE:
+    """What makes latents of frames: a tokenizer or a V."""
+    return load_vae(run) if checkpoint.model_class(newest(run, "Tokenizer", "VAE")) == "VAE" else load_tokenizer(run)
+
+
+def load_mdn_rnn(run: Path) -> MDNRNN:
+    path = newest(run, "MDNRNN")
+    return _load(MDNRNN(checkpoint.load_config(path, MDNRNNConfig)), path)
+
+
+def load_controller(run: Path) -> Controller:
+    path = newest(run, "Controller")
+    return _load(Controller(checkpoint.load_config(path, ControllerConfig)), path)
+
+
 def load_world(run: Path) -> WorldModel:
     path = newest(run, "WorldModel")
     return _load(WorldModel(checkpoint.load_config(path, DynamicsConfig)), path)
@@ -69,10 +95,10 @@ def load_agent(run: Path) -> Agent:
     return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """Names a tokenizer by its weights: latents of another one mean nothing to a model."""
+def fingerprint(model: nn.Module) -> str:
+    """Names a tokenizer, V or M by its weights: what another one says means nothing to a model."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -88,7 +114,7 @@ def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path 
         )
 
 
-def check_frame_size(tokenizer: Tokenizer, video: DatasetMeta) -> None:
+def check_frame_size(tokenizer: Tokenizer | VAE, video: DatasetMeta) -> None:
     """Raises ValueError where the tokenizer was trained on frames of another size."""
     size = tokenizer.config.frame_size
     if video.frame_size != size:

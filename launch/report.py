@@ -23,7 +23,18 @@ SECONDS_BETWEEN_LINES = 10.0
 class Report:
     """Only the main process writes and shows; the others take part in averaging what the ranks measured."""
 
-    def __init__(self, run: Path, accelerator: Accelerator, *, first_step: int, last_step: int, seconds: float) -> None:
+    def __init__(
+        self,
+        run: Path,
+        accelerator: Accelerator,
+        *,
+        first_step: int,
+        last_step: int,
+        seconds: float,
+        headline: str = "loss",
+    ) -> None:
+        """`headline` names the metric that the bar shows."""
+        self.headline = headline
         self.path = run / "metrics.jsonl"
         self.accelerator = accelerator
         self.step = first_step - 1
@@ -132,7 +143,7 @@ class Report:
 
     def _show(self, values: Mapping[str, float]) -> None:
         text = (
-            f"loss {values['loss']:.4g}  {values['steps_per_second']:.3g} steps/s"
+            f"{self.headline} {values[self.headline]:.4g}  {values['steps_per_second']:.3g} steps/s"
             f"  {values['frames_per_second']:.3g} frames/s  {values['memory_gb']:.2g} GB"
         )
         self._bar.update(self._task, text=text)

@@ -18,6 +18,7 @@ from tokenizer.files import write_atomically
 
 MAY_CHANGE = frozenset(
     {"run", "steps", "log_every", "save_every", "keep", "num_workers", "compile", "cache", "cache_gb"}
+    | {"generations", "processes", "num_envs"}
     | {"batch_size", "long_batch_size", "held_out_clips", "activation_checkpointing"}  # what a full memory asks for
 )
 """Fields that leave what was learned so far as it is; `run` is where the folder lies now."""

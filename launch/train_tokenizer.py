@@ -7,38 +7,24 @@ python -m launch.train_tokenizer laptop --run runs/other --loop.steps 5000
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from launch.command import main
 from launch.distributed import on_first_process
+from launch.frame_training import TrainOnFrames, run_training_on_frames
 from launch.loop import LoopConfig
-from launch.memory import check_size, fits
-from launch.pictures import save_rows
 from launch.presets import MODELS
-from launch.training import Source, TrainConfig, frame_bytes, open_dataset, run_training
-from tokenizer.autoencoder import Tokenizer, TokenizerConfig, to_float
-from tokenizer.metrics import psnr
+from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.perceptual import perceptual_available
-from tokenizer.records import EpisodeClip
-from tokenizer.stream import windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer(TrainConfig):
-    held_out: Path
-    """Folder of shards that no training sees."""
-    held_out_clips: int = 16
-    """Clips that an evaluation reconstructs."""
-    skip_frames: int = 13
-    """Frames left out at the start of each held-out episode: CarRacing opens with a zoom."""
+class TrainTokenizer(TrainOnFrames):
     model: TokenizerConfig = TokenizerConfig()
 
 
 def train_tokenizer(config: TrainTokenizer) -> None:
-    held_out = held_out_windows(config)
-
-    def build(source: Source) -> nn.Module:
+    def make(size: tuple[int, int]) -> nn.Module:
         if on_first_process():
             print(
                 f"perceptual loss: LPIPS-lite0 x {config.model.perceptual_weight:g}"
@@ -46,38 +32,16 @@ def train_tokenizer(config: TrainTokenizer) -> None:
                 else f"perceptual loss: off (weights {'installed' if perceptual_available() else 'not installed'}; "
                 "--model.perceptual-weight 0.2 turns it on)"
             )
-        size, other = source.meta.frame_size, held_out.frames.shape[-2:]
-        if size != tuple(other):
-            raise ValueError(
-                f"{source.dataset.name} has frames of {size[0]}x{size[1]} pixels and {config.held_out} of "
-                f"{other[0]}x{other[1]}: give two folders of one size"
-            )
         return Tokenizer(replace(config.model, frame_size=size))
 
-    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-        assert isinstance(model, Tokenizer)
-        device = next(model.parameters()).device
-        with (
-            fits(f"{config.held_out_clips} held-out clips x {config.length} frames", "lower --held-out-clips"),
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.loop.precision == "bf16"),
-        ):
-            video = to_float(held_out.frames.to(device))
-            latents = model.encode(video)
-            recon = model.decode(latents).float()
-        shown = slice(0, 8)
-        save_rows(config.run / "reconstructions.png", {"real": video[shown, -1], "reconstructed": recon[shown, -1]})
-        return {"held_out_psnr": float(psnr(recon, video).mean()), "held_out_latent_std": float(latents.float().std())}
-
-    run_training(config, build, kind="frames", evaluate=evaluate)
+    run_training_on_frames(config, make, reconstruct)
 
 
-def held_out_windows(config: TrainTokenizer) -> EpisodeClip:
-    dataset = open_dataset(config.held_out, "frames")
-    check_size(config.held_out_clips, config.length, frame_bytes(dataset), "--held-out-clips or --length")
-    batch = windows(dataset, config.length, config.held_out_clips, start=config.skip_frames)
-    assert isinstance(batch, EpisodeClip)
-    return batch
+def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The video again, and the spread of its latents."""
+    assert isinstance(model, Tokenizer)
+    latents = model.encode(video)
+    return model.decode(latents).float(), {"held_out_latent_std": float(latents.float().std())}
 
 
 PRESETS = {

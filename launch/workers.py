@@ -18,62 +18,123 @@ from agent.envs.vector import worker_context
 
 SECONDS_BETWEEN_LINES = 10.0
 Order = TypeVar("Order")
+Result = TypeVar("Result")
 Tell = Callable[..., None]
 """What an order's work calls now and then, to say how far it is."""
 
 
 def carry_out(
     orders: Sequence[Order],
-    work: Callable[[Order, Tell], None],
+    work: Callable[[Order, Tell], Result],
     tell: Tell,
     *,
     processes: int,
     threads: int = 1,
     stopped: Callable[[], bool],
-) -> None:
-    """Calls `work(order, tell)` for each order: in worker processes of so many threads, or in this one where it is 0.
+) -> list[Result]:
+    """As `Workers.carry_out`, by workers that are there for these orders alone."""
+    with Workers(processes, threads=threads) as workers:
+        return workers.carry_out(orders, work, tell, stopped=stopped)
 
-    Raises KeyboardInterrupt, once the orders in hand are done, when it is `stopped`; ChildProcessError where a worker
-    was killed; and what `work` raises.
+
+class Workers:
+    """Worker processes of so many threads, which stay for more orders; with 0 of them this process does the work.
+
+    Where some are killed, as many as `restarts` times in a row that no order gets done, others take their place and
+    their orders are begun again.
     """
-    if processes == 0:
-        for order in orders:
-            if stopped():
-                raise KeyboardInterrupt
-            work(order, tell)
-        return
-    try:
-        _in_workers(orders, work, tell, processes=processes, threads=threads, stopped=stopped)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a worker process was killed, perhaps because memory ran out: run the same command again to go on, "
-            "with fewer workers if it happens again"
-        ) from error
+
+    def __init__(self, processes: int, *, threads: int = 1, restarts: int = 0) -> None:
+        self.processes, self.threads, self.restarts = processes, threads, restarts
+        self._pool: ProcessPoolExecutor | None = None
+        self._told: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def carry_out(
+        self,
+        orders: Sequence[Order],
+        work: Callable[[Order, Tell], Result],
+        tell: Tell,
+        *,
+        stopped: Callable[[], bool],
+    ) -> list[Result]:
+        """What `work(order, tell)` returns for each order.
+
+        Raises KeyboardInterrupt, once the orders in hand are done, when it is `stopped`; ChildProcessError where
+        workers were killed too often; and what `work` raises.
+        """
+        results: dict[int, Result] = {}
+        killed = 0
+        while len(results) < len(orders):
+            done = len(results)
+            try:
+                if self.processes:
+                    self._in_workers(orders, results, work, tell, stopped)
+                else:
+                    _here(orders, results, work, tell, stopped)
+            except BrokenProcessPool as error:
+                self.__exit__()
+                killed = 1 if len(results) > done else killed + 1
+                if killed > self.restarts:
+                    raise ChildProcessError(
+                        "a worker process was killed, perhaps because memory ran out: run the same command again to go "
+                        "on, with fewer workers if it happens again"
+                    ) from error
+                left = len(orders) - len(results)
+                print(f"a worker process was killed: {left} of {len(orders)} orders are begun again", flush=True)
+        return [results[number] for number in range(len(orders))]
+
+    def _in_workers(
+        self,
+        orders: Sequence[Order],
+        results: dict[int, Result],
+        work: Callable[[Order, Tell], Result],
+        tell: Tell,
+        stopped: Callable[[], bool],
+    ) -> None:
+        pool = self._open()
+        waiting = [number for number in reversed(range(len(orders))) if number not in results]
+        running: dict[Future[Result], int] = {}
+        while running or (waiting and not stopped()):
+            while waiting and len(running) < self.processes and not stopped():
+                number = waiting.pop()
+                running[pool.submit(_work, work, orders[number])] = number
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not self._told.empty():
+                tell(*self._told.get())
+            for future in sorted(done, key=lambda future: future.exception() is not None):  # first what is there
+                results[running.pop(future)] = future.result()
+        if waiting:
+            raise KeyboardInterrupt
+
+    def _open(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = worker_context()
+            self._told = context.SimpleQueue()
+            self._pool = ProcessPoolExecutor(
+                self.processes, mp_context=context, initializer=_begin, initargs=(self._told, self.threads)
+            )
+        return self._pool
 
 
-def _in_workers(
+def _here(
     orders: Sequence[Order],
-    work: Callable[[Order, Tell], None],
+    results: dict[int, Result],
+    work: Callable[[Order, Tell], Result],
     tell: Tell,
-    *,
-    processes: int,
-    threads: int,
     stopped: Callable[[], bool],
 ) -> None:
-    context = worker_context()
-    told = context.SimpleQueue()
-    waiting, running = list(reversed(orders)), set[Future[None]]()
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(told, threads)) as pool:
-        while running or (waiting and not stopped()):
-            while waiting and len(running) < processes and not stopped():
-                running.add(pool.submit(_work, work, waiting.pop()))
-            done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not told.empty():
-                tell(*told.get())
-            for future in done:
-                future.result()
-    if waiting:
-        raise KeyboardInterrupt
+    for number, order in enumerate(orders):
+        if stopped():
+            raise KeyboardInterrupt
+        results[number] = work(order, tell)
 
 
 _told: Any = None
@@ -95,8 +156,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(work: Callable[[Order, Tell], None], order: Order) -> None:
-    work(order, lambda *said: _told.put(said))
+def _work(work: Callable[[Order, Tell], Result], order: Order) -> Result:
+    return work(order, lambda *said: _told.put(said))
 
 
 class Bar:

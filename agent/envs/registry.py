@@ -20,7 +20,17 @@ def _car_racing(*, stock: bool, action_repeat: int, endless: bool) -> Environmen
     return CarRacingEnvironment(stock=stock, action_repeat=action_repeat, endless=endless)
 
 
-ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing}
+def _take_cover(*, stock: bool, action_repeat: int, endless: bool) -> Environment:
+    if endless:
+        raise ValueError("VizdoomTakeCover cannot go on where its game ends")
+    if find_spec("vizdoom") is None:
+        raise ImportError('VizdoomTakeCover needs vizdoom: pip install vizdoom (or -e ".[doom]" in this checkout)')
+    from agent.envs.take_cover import TakeCoverEnvironment
+
+    return TakeCoverEnvironment(action_repeat=action_repeat)
+
+
+ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing, "VizdoomTakeCover": _take_cover}
 INSTALLED = "reverie.envs"
 """Group of the entry points by which installed packages tell their environments (docs/your_world.md)."""
 GYMNASIUM = "gym:"
@@ -48,9 +58,9 @@ def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = Fals
     return made
 
 
-def is_foreign(name: str) -> bool:
-    """Whether it is gymnasium's or an installed package's, of which nothing here knows how to play."""
-    return name.startswith(GYMNASIUM) or (name not in ENVS and name in _installed())
+def is_known(name: str) -> bool:
+    """Whether there may be such an environment; of gymnasium's only `make_env` knows."""
+    return name.startswith(GYMNASIUM) or name in ENVS or name in _installed()
 
 
 def _installed() -> dict[str, EntryPoint]:

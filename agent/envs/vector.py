@@ -65,6 +65,13 @@ class EnvironmentGroup:
     def step(self, rows: NDArray[Any]) -> list[Arrival]:
         return [self._step_one(i, row) for i, row in enumerate(rows)]
 
+    def stop(self, indices: list[int]) -> list[Arrival]:
+        for index in indices:
+            last = self._last[index]
+            if last is not None:
+                self._last[index] = replace(last, is_last=True)
+        return []
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
@@ -146,6 +153,11 @@ class VectorEnv:
         if rows.shape != (self.num_envs, self.action_space.size):
             raise ValueError(f"action rows are {rows.shape}, expected {(self.num_envs, self.action_space.size)}")
         return self._ask("step", [rows[low:high] for low, high in zip(self._bounds, self._bounds[1:], strict=False)])
+
+    def stop(self, indices: Sequence[int]) -> None:
+        """These environments stand still from now on, as if they had been cut here, until they are reset."""
+        bounds = zip(self._bounds, self._bounds[1:], strict=False)
+        self._ask("stop", [[i - low for i in indices if low <= i < high] for low, high in bounds])
 
     def close(self) -> None:
         """Ends the workers; may be called again."""

@@ -1,0 +1,381 @@
+"""Evolve C of World Models by CMA-ES, in the real environment or in M's dream of it.
+
+    python -m launch.evolve laptop
+    python -m launch.evolve laptop --inputs z --run runs/vmc/controller_v_only
+    python -m launch.evolve laptop --world dream --run runs/vmc/controller_dream
+    accelerate launch --config_file launch/configs/ddp.yaml -m launch.evolve paper
+
+All processes of a machine play rollouts, and under a launcher those of all machines: every candidate on the same
+tracks, which are others in each generation. Each generation is saved; the same command goes on after the last.
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from numpy.typing import NDArray
+
+from agent.controller import Controller, ControllerConfig, Inputs
+from agent.evolution import Evolution, EvolutionConfig, Vectors
+from agent.seeds import BLOCK, CHAMPION_TRACKS, EVOLUTION_TRACKS
+from dynamics.actions import ActionSpace
+from dynamics.mdn_rnn import MDNRNN
+from launch import checkpoint
+from launch.checkpoint import Snapshot
+from launch.command import main
+from launch.curves import plot_evolution
+from launch.distributed import Tracker, accelerated, cores, parallelism
+from launch.interrupt import Interrupts
+from launch.loop import agreed, every
+from launch.models import check_same_tokenizer, fingerprint, load_mdn_rnn, load_vae
+from launch.report import Report
+from launch.rolling_out import DreamSpec, Judge, Judged, WorldSpec, judged
+from launch.run_folder import claimed
+from launch.training import open_dataset
+from tokenizer.shard_format import DatasetMeta
+
+SECONDS_BETWEEN_WORDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evolve:
+    run: Path
+    """Folder of this run; the same command goes on where it stopped."""
+    latents: Path
+    """Folder of latent shards: names the environment and its actions, and dreams begin with its first frames."""
+    vae: Path
+    """Run folder of V."""
+    mdn_rnn: Path
+    """Run folder of M; not read where the controller sees z alone."""
+    inputs: Inputs = "z_h"
+    """What the controller sees: z (V only), z_h, or z_h_c, with h and c of M's state."""
+    hidden: int = 0
+    """Units of a tanh layer in the controller; 0 has none, the paper's V with a hidden layer 40."""
+    bias: bool = True
+    """Whether the controller has one."""
+    world: Literal["real", "dream"] = "real"
+    """Where candidates are judged: in the environment, or in M's dream of it."""
+    temperature: float = 1.0
+    """Of dreams: above 1 they are less certain, and harder to exploit."""
+    generations: int = 1800
+    rollouts: int = 16
+    """Of each candidate, in each generation."""
+    evolution: Annotated[EvolutionConfig, tyro.conf.arg(name="")] = EvolutionConfig()
+    max_steps: int | None = None
+    """Actions after which a rollout is cut; a dream needs it."""
+    patience: int = 0
+    """Actions in a row that earn nothing after which a rollout is given up as hopeless; 0 gives none up."""
+    champion_every: int = 25
+    """Generations between comparisons of the distribution's mean with the controller that is kept."""
+    champion_rollouts: int = 64
+    """Episodes of each comparison, always the same."""
+    num_envs: int = 16
+    """Rollouts side by side in each process, in one pass of V and M."""
+    processes: int | None = None
+    """Worker processes of each rank; one for each core where not given, 0 plays in the command's own."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    tracker: Tracker = "tensorboard"
+    """Where the curves are drawn, under the run's logs folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "rollouts", "champion_every", "champion_rollouts", "num_envs", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        for name in ("patience", "hidden", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value} must not be negative")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps}, needs at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if self.world == "dream" and self.max_steps is None:
+            raise ValueError("a dream has no end of its own: give --max-steps")
+        if self.world == "dream" and self.inputs == "z":
+            raise ValueError("inputs=z leaves out M, whose dream it is to be judged in: give --inputs z_h")
+
+
+def evolve(config: Evolve) -> None:
+    if parallelism() != "DDP":
+        raise ValueError("rollouts share no weights: start with --config_file launch/configs/ddp.yaml")
+    with (
+        accelerated("fp32", config.run, config.tracker) as accelerator,
+        claimed(config.run, config, main_process=accelerator.is_main_process),
+    ):
+        world, controller = prepare(config, open_dataset(config.latents, "latents").meta)
+        processes = cores() if config.processes is None else config.processes
+        torch.set_num_threads(1 if processes != 1 else cores())
+        judge = Judge(
+            world,
+            controller,
+            processes=processes,
+            max_steps=config.max_steps,
+            patience=config.patience,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        with judge.workers:
+            _run(config, controller, judge, accelerator)
+
+
+def prepare(config: Evolve, meta: DatasetMeta) -> tuple[WorldSpec, ControllerConfig]:
+    """The world that candidates are judged in, and what they are. Raises ValueError where V, M and data do not fit."""
+    vae = load_vae(config.vae)
+    mark = fingerprint(vae)
+    check_same_tokenizer(mark, meta.tokenizer, model=config.vae, other=config.latents)
+    actions = ActionSpace.from_json(meta.action_space)
+    mdn_rnn = None if config.inputs == "z" else load_mdn_rnn(config.mdn_rnn)
+    if mdn_rnn is not None:
+        check_same_tokenizer(mdn_rnn.config.tokenizer, mark, model=config.mdn_rnn, other=config.vae)
+        _check_actions(mdn_rnn, actions, config)
+    controller = ControllerConfig(
+        latent_dim=vae.config.latent_dim,
+        state_dim=0 if mdn_rnn is None else mdn_rnn.config.hidden,
+        inputs=config.inputs,
+        hidden=config.hidden,
+        bias=config.bias,
+        actions=actions,
+        resting=tuple(name for name in actions.continuous if name == "brake"),
+        tokenizer=mark,
+        mdn_rnn="" if mdn_rnn is None else fingerprint(mdn_rnn),
+    )
+    dream = None
+    if config.world == "dream":
+        assert config.max_steps is not None and mdn_rnn is not None
+        if mdn_rnn.reward_head is None and mdn_rnn.end_head is None:
+            raise ValueError(
+                f"the dream of {config.mdn_rnn} has neither rewards nor an end, so that all controllers are equal in "
+                "it: train M with --model.reward-head or --model.end-head"
+            )
+        dream = DreamSpec(latents=config.latents, max_steps=config.max_steps, temperature=config.temperature)
+    world = WorldSpec(
+        environment=meta.environment,
+        action_repeat=meta.action_repeat,
+        num_envs=config.num_envs,
+        vae=config.vae,
+        mdn_rnn=None if mdn_rnn is None else config.mdn_rnn,
+        dream=dream,
+    )
+    return world, controller
+
+
+def _check_actions(mdn_rnn: MDNRNN, actions: ActionSpace, config: Evolve) -> None:
+    if mdn_rnn.config.actions != actions:
+        raise ValueError(
+            f"M in {config.mdn_rnn} knows actions {mdn_rnn.config.actions}, those of {config.latents} are {actions}: "
+            "give the latents that it was trained on"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The controller that is kept."""
+
+    vector: NDArray[np.float64]
+    generation: int = 0
+    mean: float = -math.inf
+    """Return on the tracks of comparisons."""
+
+
+def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator: Accelerator) -> None:
+    path = agreed(checkpoint.latest(config.run))
+    evolution, champion, seconds = _resume(path, config, controller)
+    first = evolution.generation + 1
+    if first > config.generations:
+        accelerator.print(
+            f"already done: {config.run} has {evolution.generation} generations; raise --generations to go on"
+        )
+        return
+    report = Report(
+        config.run,
+        accelerator,
+        first_step=first,
+        last_step=config.generations,
+        seconds=seconds,
+        headline="mean_return",
+    )
+    with report, Interrupts() as interrupts:
+        report.say(
+            f"{'resuming' if path else 'starting'} at generation {first} of {config.generations} in {config.run}: "
+            f"{controller.num_parameters} parameters, {config.evolution.population} candidates x {config.rollouts} "
+            f"rollouts on {judge.workers.processes} workers x {accelerator.num_processes} ranks"
+        )
+
+        def play(vectors: Vectors, seeds: list[int]) -> Judged:
+            """By all ranks together, of the main one's candidates."""
+            shared: list[Any] = broadcast_object_list([vectors])
+            mine = judge.rollouts(shared[0], seeds, tell=telling, stopped=lambda: bool(interrupts.received))
+            found = judged(gather_object(mine), len(vectors))
+            report.saw(found.num_steps // accelerator.num_processes)
+            return found
+
+        telling = _Telling(report)
+
+        for generation in range(first, config.generations + 1):
+            found = play(evolution.candidates, tracks(config, generation))
+            fitness = found.returns.mean(axis=1)
+            evolution.tell(fitness)
+            report.count(generation)
+            values = {
+                "best_return": float(fitness.max()),
+                "mean_return": float(fitness.mean()),
+                "std_return": float(fitness.std()),
+                "sigma": evolution.sigma,
+            }
+            if every(generation, config.champion_every, last=config.generations):
+                seeds = [CHAMPION_TRACKS + i for i in range(config.champion_rollouts)]
+                mean = float(play(evolution.mean[None], seeds).returns.mean())
+                if mean > champion.mean:
+                    champion = Champion(vector=evolution.mean, generation=generation, mean=mean)
+                values |= {"mean_candidate_return": mean, "champion_return": champion.mean}
+            elif champion.mean == -math.inf:
+                champion = Champion(vector=evolution.mean, generation=generation)
+            report.log({name: torch.tensor(value, device=accelerator.device) for name, value in values.items()})
+            if accelerator.is_main_process:
+                _save(config, controller, evolution, champion, report.seconds)
+                if "champion_return" in values:
+                    plot_evolution(config.run / "evolution.png", config.run)
+        report.say(
+            f"kept: the mean of generation {champion.generation}, return {champion.mean:.0f} on "
+            f"{config.champion_rollouts} other tracks"
+        )
+
+
+class _Telling:
+    """A line now and then about a generation that takes long."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self._steps, self._begun = 0, time.perf_counter()
+        self._next = SECONDS_BETWEEN_WORDS
+
+    def __call__(self, steps: int) -> None:
+        self._steps += steps
+        seconds = time.perf_counter() - self._begun
+        if seconds > self._next:
+            self._next = seconds + SECONDS_BETWEEN_WORDS
+            self.report.say(
+                f"generation {self.report.step + 1}: {self._steps / seconds:.0f} environment steps/s on this rank"
+            )
+
+
+def tracks(config: Evolve, generation: int) -> list[int]:
+    """The seeds of a generation, which all its candidates share."""
+    first = 10_000 * config.evolution.seed + (generation - 1) * config.rollouts
+    return [EVOLUTION_TRACKS + (first + i) % BLOCK for i in range(config.rollouts)]
+
+
+def _save(
+    config: Evolve, controller: ControllerConfig, evolution: Evolution, champion: Champion, seconds: float
+) -> None:
+    model = Controller(controller)
+    fitness = torch.from_numpy(np.stack(evolution.fitness))
+    snapshot = Snapshot(
+        model={"vector": torch.from_numpy(champion.vector).float()},
+        ema={},
+        optimizer={"vector.fitness": fitness},
+        config=checkpoint.describe(model),
+    )
+    state = {
+        "seconds": seconds,
+        "candidates": evolution.fingerprint(),
+        "champion": {"generation": champion.generation, "mean": None if champion.mean == -math.inf else champion.mean},
+    }
+    checkpoint.save(config.run, evolution.generation, snapshot, state, keep=config.keep)
+
+
+def _resume(path: Path | None, config: Evolve, controller: ControllerConfig) -> tuple[Evolution, Champion, float]:
+    if path is None:
+        evolution = Evolution(controller.num_parameters, config.evolution)
+        return evolution, Champion(vector=evolution.mean), 0.0
+    known = checkpoint.load_config(path, ControllerConfig)
+    if known != controller:
+        raise ValueError(
+            f"{config.run} holds a controller of {known.num_parameters} parameters for {known}, and this command would "
+            f"evolve one of {controller.num_parameters} for {controller}: name another folder with --run"
+        )
+    fitness = checkpoint.read_tensors(path / "optimizer.safetensors")["vector.fitness"].numpy()
+    evolution = Evolution.replay(controller.num_parameters, config.evolution, list(fitness))
+    state = checkpoint.load_state(path)
+    if state["candidates"] != evolution.fingerprint():
+        print(
+            "warning: this machine calculates other candidates from what was told so far, by its rounding: the "
+            "evolution goes on, but not as it would have where it began",
+            flush=True,
+        )
+    kept = state["champion"]
+    vector = checkpoint.read_tensors(path / "model.safetensors")["vector"].double().numpy()
+    mean = -math.inf if kept["mean"] is None else kept["mean"]
+    return evolution, Champion(vector=vector, generation=kept["generation"], mean=mean), state["seconds"]
+
+
+_LAPTOP = Evolve(
+    run=Path("runs/vmc/controller"),
+    latents=Path("runs/vmc/latents/train"),
+    vae=Path("runs/vmc/vae"),
+    mdn_rnn=Path("runs/vmc/mdn_rnn"),
+    generations=60,
+    rollouts=2,
+    evolution=EvolutionConfig(population=32),
+    patience=25,
+    champion_every=10,
+    champion_rollouts=16,
+)
+_TAKE_COVER = Evolve(
+    run=Path("runs/take_cover/controller"),
+    latents=Path("runs/take_cover/latents/train"),
+    vae=Path("runs/take_cover/vae"),
+    mdn_rnn=Path("runs/take_cover/mdn_rnn"),
+    inputs="z_h_c",
+    bias=False,
+    world="dream",
+    temperature=1.15,
+    generations=60,
+    rollouts=8,
+    max_steps=525,
+    champion_every=10,
+    champion_rollouts=64,
+    num_envs=128,
+)
+PRESETS = {
+    "debug": replace(
+        _LAPTOP,
+        run=Path("runs/vmc_debug/controller"),
+        latents=Path("runs/vmc_debug/latents/train"),
+        vae=Path("runs/vmc_debug/vae"),
+        mdn_rnn=Path("runs/vmc_debug/mdn_rnn"),
+        generations=2,
+        evolution=EvolutionConfig(population=3),
+        max_steps=5,
+        champion_every=1,
+        champion_rollouts=2,
+        num_envs=3,
+        processes=0,
+    ),
+    "laptop": _LAPTOP,
+    "take_cover": _TAKE_COVER,
+    "paper": replace(
+        _LAPTOP,
+        run=Path("runs/vmc_paper/controller"),
+        latents=Path("runs/vmc_paper/latents/train"),
+        vae=Path("runs/vmc_paper/vae"),
+        mdn_rnn=Path("runs/vmc_paper/mdn_rnn"),
+        generations=1800,
+        rollouts=16,
+        evolution=EvolutionConfig(population=64),
+        patience=0,
+        champion_every=25,
+        champion_rollouts=1024,
+    ),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, evolve, description=__doc__)
