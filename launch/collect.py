@@ -83,11 +83,13 @@ PRESETS = {
     "debug": DEBUG,
     "laptop": LAPTOP,
     "carracing": replace(LAPTOP, episodes=300, held_out=16, out=Path("runs/carracing/data")),
-    "vmc_debug": _by_random_policies(DEBUG, "runs/vmc_debug/data"),
-    "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/vmc/data"),
-    "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/vmc_paper/data"),
-    "take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/data", TAKE_COVER),
-    "take_cover": _by_random_policies(replace(LAPTOP, episodes=600, held_out=16), "runs/take_cover/data", TAKE_COVER),
+    "vmc_debug": _by_random_policies(DEBUG, "runs/debug/vmc/data"),
+    "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/laptop/vmc/data"),
+    "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/paper/vmc/data"),
+    "take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/vmc/data", TAKE_COVER),
+    "take_cover": _by_random_policies(
+        replace(LAPTOP, episodes=600, held_out=16), "runs/take_cover/vmc/data", TAKE_COVER
+    ),
 }
 
 

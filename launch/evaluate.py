@@ -4,7 +4,7 @@
     python -m launch.evaluate laptop --agents cloned --tracks 100
 
 Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command
-goes on.
+goes on, and the results of agents that are not asked for stay in the table.
 """
 
 import json
@@ -37,10 +37,13 @@ from launch.models import (
 )
 from launch.run_folder import write_json
 from launch.training import open_dataset
-from tokenizer.shard_format import DatasetMeta
+from launch.vmc_agents import CONTROLLERS, identity_of, load_vmc
+from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import write_video
 
-AgentName = Literal["random", "dataset", "cloned", "imagined"]
+AgentName = Literal[
+    "random", "dataset", "cloned", "imagined", "vmc", "vmc_v_only", "vmc_hidden", "vmc_dream", "vmc_cold_dream"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,9 @@ class Evaluate:
     tokenizer: Path
     cloned: Path
     imagined: Path
+    vmc: Path
+    """Folder of World Models, with the runs vae, mdn_rnn, and of `launch.evolve` controller (vmc), v_only, hidden,
+    dream and cold_dream: each as far as its agent is asked for."""
     agents: tuple[AgentName, ...] = ("random", "dataset", "cloned", "imagined")
     tracks: int = 20
     """Episodes of each agent; all agents get the same tracks."""
@@ -79,16 +85,17 @@ def evaluate(config: Evaluate) -> None:
     dataset = open_dataset(config.data, "frames")
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
-    results: dict[str, Any] = {}
+    path = config.run / "results.json"
+    results: dict[str, Any] = read_json(path) if path.exists() else {}
     for name in config.agents:
         if name == "dataset":
             results[name] = summarise([sample.reward_sum for sample in dataset.samples])
         else:
             results[name] = summarise(_scores(name, policies[name], config, dataset.meta))
     show(results)
-    for path in filter(None, (config.run / "results.json", config.json)):
-        write_json(path, results)
-    print(f"results in {config.run / 'results.json'}")
+    for file in filter(None, (path, config.json)):
+        write_json(file, results)
+    print(f"results in {path}")
 
 
 def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta) -> list[float]:
@@ -154,6 +161,8 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
     space = ActionSpace.from_json(meta.action_space)
     if name == "random":
         return RandomPolicy(space)
+    if name in CONTROLLERS:
+        return load_vmc(config.vmc, name, meta)
     run = config.cloned if name == "cloned" else config.imagined
     device = default_device()
     tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
@@ -177,6 +186,8 @@ def _identity(name: AgentName, config: Evaluate) -> str:
     """The checkpoint that is judged: another one is scored anew."""
     if name == "random":
         return "random"
+    if name in CONTROLLERS:
+        return identity_of(config.vmc, name)
     return identity(newest(config.cloned if name == "cloned" else config.imagined, "Agent", "Imagination"))
 
 
@@ -187,7 +198,7 @@ def show(results: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name, row in results.items():
         gain = ""
-        if name not in ("random", "dataset") and "random" in results:
+        if name not in ("random", "dataset") and "random" in results and row["tracks"] == results["random"]["tracks"]:
             over = difference(row["scores"], results["random"]["scores"])
             gain = f"{over['mean']:+.0f} [{over['ci95'][0]:.0f}, {over['ci95'][1]:.0f}]"
         low, high = row["ci95"]
@@ -199,15 +210,25 @@ def show(results: dict[str, Any]) -> None:
 SIZES: dict[str, dict[str, Any]] = {
     "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "max_steps": 20, "compile": False},
     "laptop": {"tracks": 20, "num_envs": 20, "processes": 2},
+    "take_cover": {
+        "data": Path("runs/take_cover/vmc/data/train"),
+        "agents": ("random", "vmc_dream", "vmc_cold_dream"),
+        "tracks": 100,
+        "num_envs": 20,
+        "processes": 2,
+    },
 }
 PRESETS = {
     name: Evaluate(
-        run=Path(f"runs/{name}/evaluation"),
-        data=Path(f"runs/{name}/data/train"),
-        tokenizer=Path(f"runs/{name}/tokenizer"),
-        cloned=Path(f"runs/{name}/agent"),
-        imagined=Path(f"runs/{name}/imagination"),
-        **sizes,
+        **{
+            "run": Path(f"runs/{name}/evaluation"),
+            "data": Path(f"runs/{name}/data/train"),
+            "tokenizer": Path(f"runs/{name}/tokenizer"),
+            "cloned": Path(f"runs/{name}/agent"),
+            "imagined": Path(f"runs/{name}/imagination"),
+            "vmc": Path(f"runs/{name}/vmc"),
+            **sizes,
+        }
     )
     for name, sizes in SIZES.items()
 }

@@ -1,8 +1,8 @@
 """Evolve C of World Models by CMA-ES, in the real environment or in M's dream of it.
 
     python -m launch.evolve laptop
-    python -m launch.evolve laptop --inputs z --run runs/vmc/controller_v_only
-    python -m launch.evolve laptop --world dream --run runs/vmc/controller_dream
+    python -m launch.evolve laptop --inputs z --run runs/laptop/vmc/controller_v_only
+    python -m launch.evolve laptop --world dream --run runs/laptop/vmc/controller_dream
     accelerate launch --config_file launch/configs/ddp.yaml -m launch.evolve paper
 
 All processes of a machine play rollouts, and under a launcher those of all machines: every candidate on the same
@@ -318,10 +318,10 @@ def _resume(path: Path | None, config: Evolve, controller: ControllerConfig) -> 
 
 
 _LAPTOP = Evolve(
-    run=Path("runs/vmc/controller"),
-    latents=Path("runs/vmc/latents/train"),
-    vae=Path("runs/vmc/vae"),
-    mdn_rnn=Path("runs/vmc/mdn_rnn"),
+    run=Path("runs/laptop/vmc/controller"),
+    latents=Path("runs/laptop/vmc/latents/train"),
+    vae=Path("runs/laptop/vmc/vae"),
+    mdn_rnn=Path("runs/laptop/vmc/mdn_rnn"),
     generations=60,
     rollouts=2,
     evolution=EvolutionConfig(population=32),
@@ -330,10 +330,10 @@ _LAPTOP = Evolve(
     champion_rollouts=16,
 )
 _TAKE_COVER = Evolve(
-    run=Path("runs/take_cover/controller"),
-    latents=Path("runs/take_cover/latents/train"),
-    vae=Path("runs/take_cover/vae"),
-    mdn_rnn=Path("runs/take_cover/mdn_rnn"),
+    run=Path("runs/take_cover/vmc/controller"),
+    latents=Path("runs/take_cover/vmc/latents/train"),
+    vae=Path("runs/take_cover/vmc/vae"),
+    mdn_rnn=Path("runs/take_cover/vmc/mdn_rnn"),
     inputs="z_h_c",
     bias=False,
     world="dream",
@@ -348,10 +348,10 @@ _TAKE_COVER = Evolve(
 PRESETS = {
     "debug": replace(
         _LAPTOP,
-        run=Path("runs/vmc_debug/controller"),
-        latents=Path("runs/vmc_debug/latents/train"),
-        vae=Path("runs/vmc_debug/vae"),
-        mdn_rnn=Path("runs/vmc_debug/mdn_rnn"),
+        run=Path("runs/debug/vmc/controller"),
+        latents=Path("runs/debug/vmc/latents/train"),
+        vae=Path("runs/debug/vmc/vae"),
+        mdn_rnn=Path("runs/debug/vmc/mdn_rnn"),
         generations=2,
         evolution=EvolutionConfig(population=3),
         max_steps=5,
@@ -364,10 +364,10 @@ PRESETS = {
     "take_cover": _TAKE_COVER,
     "paper": replace(
         _LAPTOP,
-        run=Path("runs/vmc_paper/controller"),
-        latents=Path("runs/vmc_paper/latents/train"),
-        vae=Path("runs/vmc_paper/vae"),
-        mdn_rnn=Path("runs/vmc_paper/mdn_rnn"),
+        run=Path("runs/paper/vmc/controller"),
+        latents=Path("runs/paper/vmc/latents/train"),
+        vae=Path("runs/paper/vmc/vae"),
+        mdn_rnn=Path("runs/paper/vmc/mdn_rnn"),
         generations=1800,
         rollouts=16,
         evolution=EvolutionConfig(population=64),

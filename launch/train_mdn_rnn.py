@@ -7,17 +7,23 @@ python -m launch.train_mdn_rnn take_cover
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dynamics.actions import ActionSpace
 from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from launch.command import main
 from launch.loop import LoopConfig
-from launch.training import Source, TrainOnLatents, run_training
+from launch.models import default_device
+from launch.training import Source, TrainOnLatents, open_source, run_training
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMDNRNN(TrainOnLatents):
+    held_out: Path
+    """Folder of latent shards that no training sees; or of video, with --tokenizer."""
+    held_out_clips: int = 16
+    """Clips whose likelihood an evaluation measures."""
     model: MDNRNNConfig = MDNRNNConfig()
 
     def __post_init__(self) -> None:
@@ -27,6 +33,9 @@ class TrainMDNRNN(TrainOnLatents):
 
 
 def train_mdn_rnn(config: TrainMDNRNN) -> None:
+    unseen = replace(config, data=(str(config.held_out),), weights=())
+    held_out = open_source(unseen, "latents", config.tokenizer, default_device(), half=config.loop.precision == "bf16")
+
     def build(source: Source) -> nn.Module:
         kinds, channels = source.meta.item_shape
         if kinds != 2:
@@ -43,12 +52,22 @@ def train_mdn_rnn(config: TrainMDNRNN) -> None:
             )
         )
 
-    run_training(config, build, kind="latents", tokenizer=config.tokenizer)
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        """On the same samples of z each time."""
+        device = next(model.parameters()).device
+        clips = held_out.windows(config.length, config.held_out_clips).to(device)
+        with torch.no_grad():
+            _, metrics = model(clips, torch.Generator(device).manual_seed(0))
+        return {f"held_out_{name}": float(value) for name, value in metrics.items() if name != "loss"}
+
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, evaluate=evaluate)
 
 
 _LAPTOP = TrainMDNRNN(
-    run=Path("runs/vmc/mdn_rnn"),
-    data=("runs/vmc/latents/train",),
+    run=Path("runs/laptop/vmc/mdn_rnn"),
+    data=("runs/laptop/vmc/latents/train",),
+    held_out=Path("runs/laptop/vmc/latents/held_out"),
+    evaluate_every=1000,
     batch_size=32,
     length=64,
     model=MDNRNNConfig(reward_head=True),
@@ -65,8 +84,10 @@ _LAPTOP = TrainMDNRNN(
 )
 PRESETS = {
     "debug": TrainMDNRNN(
-        run=Path("runs/vmc_debug/mdn_rnn"),
-        data=("runs/vmc_debug/latents/train",),
+        run=Path("runs/debug/vmc/mdn_rnn"),
+        data=("runs/debug/vmc/latents/train",),
+        held_out=Path("runs/debug/vmc/latents/held_out"),
+        held_out_clips=2,
         batch_size=2,
         length=8,
         model=MDNRNNConfig(reward_head=True),
@@ -75,16 +96,18 @@ PRESETS = {
     "laptop": _LAPTOP,
     "take_cover": replace(
         _LAPTOP,
-        run=Path("runs/take_cover/mdn_rnn"),
-        data=("runs/take_cover/latents/train",),
+        run=Path("runs/take_cover/vmc/mdn_rnn"),
+        data=("runs/take_cover/vmc/latents/train",),
+        held_out=Path("runs/take_cover/vmc/latents/held_out"),
         length=32,
         model=MDNRNNConfig(hidden=512, end_head=True),
     ),
     # Twenty epochs of 10,000 episodes in batches of 100, whole episodes, at the authors' learning rate.
     "paper": replace(
         _LAPTOP,
-        run=Path("runs/vmc_paper/mdn_rnn"),
-        data=("runs/vmc_paper/latents/train",),
+        run=Path("runs/paper/vmc/mdn_rnn"),
+        data=("runs/paper/vmc/latents/train",),
+        held_out=Path("runs/paper/vmc/latents/held_out"),
         batch_size=100,
         length=250,
         loop=replace(_LAPTOP.loop, steps=4000, learning_rate=1e-3, ema_decay=0.0),

@@ -40,9 +40,9 @@ def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, dict[str, floa
 
 
 _LAPTOP = TrainVAE(
-    run=Path("runs/vmc/vae"),
-    data=("runs/vmc/data/train",),
-    held_out=Path("runs/vmc/data/held_out"),
+    run=Path("runs/laptop/vmc/vae"),
+    data=("runs/laptop/vmc/data/train",),
+    held_out=Path("runs/laptop/vmc/data/held_out"),
     batch_size=64,
     length=1,
     evaluate_every=1000,
@@ -60,9 +60,9 @@ _LAPTOP = TrainVAE(
 )
 PRESETS = {
     "debug": TrainVAE(
-        run=Path("runs/vmc_debug/vae"),
-        data=("runs/vmc_debug/data/train",),
-        held_out=Path("runs/vmc_debug/data/held_out"),
+        run=Path("runs/debug/vmc/vae"),
+        data=("runs/debug/vmc/data/train",),
+        held_out=Path("runs/debug/vmc/data/held_out"),
         held_out_clips=2,
         skip_frames=0,
         batch_size=4,
@@ -72,18 +72,18 @@ PRESETS = {
     "laptop": _LAPTOP,
     "take_cover": replace(
         _LAPTOP,
-        run=Path("runs/take_cover/vae"),
-        data=("runs/take_cover/data/train",),
-        held_out=Path("runs/take_cover/data/held_out"),
+        run=Path("runs/take_cover/vmc/vae"),
+        data=("runs/take_cover/vmc/data/train",),
+        held_out=Path("runs/take_cover/vmc/data/held_out"),
         skip_frames=0,
         model=VAEConfig(latent_dim=64),
     ),
     # Ten epochs of 10,000 episodes in batches of 100 frames, at the authors' learning rate.
     "paper": replace(
         _LAPTOP,
-        run=Path("runs/vmc_paper/vae"),
-        data=("runs/vmc_paper/data/train",),
-        held_out=Path("runs/vmc_paper/data/held_out"),
+        run=Path("runs/paper/vmc/vae"),
+        data=("runs/paper/vmc/data/train",),
+        held_out=Path("runs/paper/vmc/data/held_out"),
         batch_size=100,
         evaluate_every=10_000,
         num_workers=4,
