@@ -5,7 +5,7 @@ VENV := .venv/bin
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint demo
+.PHONY: help setup test test-slow lint demo vmc
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ lint: setup ## Check style and types
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+
+vmc: setup ## Train World Models (V, M, C) at laptop size and add it to the demo's table
+	$(VENV)/python -m launch.demo vmc
 
 demo: setup ## Train everything at laptop size and show the result
 	$(VENV)/python -m launch.demo laptop

@@ -86,8 +86,8 @@ PRESETS = {
     "vmc_debug": _by_random_policies(DEBUG, "runs/debug/vmc/data"),
     "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/laptop/vmc/data"),
     "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/paper/vmc/data"),
-    "take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/vmc/data", TAKE_COVER),
-    "take_cover": _by_random_policies(
+    "vmc_take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/vmc/data", TAKE_COVER),
+    "vmc_take_cover": _by_random_policies(
         replace(LAPTOP, episodes=600, held_out=16), "runs/take_cover/vmc/data", TAKE_COVER
     ),
 }

@@ -2,9 +2,12 @@
 
     python -m launch.demo laptop
     python -m launch.demo carracing
+    python -m launch.demo vmc
+    python -m launch.demo take_cover
 
-The second makes a better world, in an hour of training, and judges its dreams; it trains no agent. Each stage is a
-command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
+The second makes a better world, in an hour of training, and judges its dreams; it trains no agent. The third is World
+Models (V, M and C), whose rows join the first's table; the fourth evolves C in M's dream of VizDoom's take-cover. Each
+stage is a command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
 """
 
 import json
@@ -27,7 +30,7 @@ from launch.run_folder import write_json
 class Demo:
     run: Path
     """Folder that gets everything."""
-    preset: Literal["debug", "laptop", "carracing"]
+    preset: Literal["debug", "laptop", "carracing", "take_cover"]
     """Preset of every stage."""
     stages: tuple[str, ...]
     """Those that are run, in this order."""
@@ -46,6 +49,10 @@ class Stage:
     command: str
     folders: dict[str, str]
     """Option -> folder below the demo's."""
+    options: tuple[str, ...] = ()
+    """Others, as they are written."""
+    preset: str = "{}"
+    """Its name, in which {} stands for the demo's."""
 
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
@@ -89,9 +96,59 @@ _STAGES = (
         },
     ),
 )
-STAGES = {stage.name: stage for stage in _STAGES}
+VMC = "vmc"
+_CONTROLLER = {"latents": f"{VMC}/latents/train", "vae": f"{VMC}/vae", "mdn-rnn": f"{VMC}/mdn_rnn"}
+
+
+def _evolve(name: str, folder: str, *options: str) -> Stage:
+    return Stage(name=name, command="evolve", folders={"run": f"{VMC}/{folder}", **_CONTROLLER}, options=options)
+
+
+_VMC_STAGES = (
+    Stage(name="vmc_collect", command="collect", folders={"out": f"{VMC}/data"}, preset="vmc_{}"),
+    Stage(
+        name="vae",
+        command="train_vae",
+        folders={"run": f"{VMC}/vae", "data": f"{VMC}/data/train", "held-out": f"{VMC}/data/held_out"},
+    ),
+    Stage(
+        name="vmc_latents",
+        command="encode_latents",
+        folders={"tokenizer": f"{VMC}/vae", "data": f"{VMC}/data", "out": f"{VMC}/latents"},
+    ),
+    Stage(
+        name="mdn_rnn",
+        command="train_mdn_rnn",
+        folders={"run": f"{VMC}/mdn_rnn", "data": f"{VMC}/latents/train", "held-out": f"{VMC}/latents/held_out"},
+    ),
+    Stage(
+        name="vmc_dreams",
+        command="dream_vmc",
+        folders={
+            "run": f"{VMC}/dreams",
+            "held-out": f"{VMC}/latents/held_out",
+            "vae": f"{VMC}/vae",
+            "mdn-rnn": f"{VMC}/mdn_rnn",
+        },
+    ),
+    _evolve("v_only", "v_only", "--inputs", "z"),
+    _evolve("hidden", "hidden", "--inputs", "z", "--hidden", "40"),
+    _evolve("controller", "controller"),
+    _evolve("dream_controller", "dream", "--world", "dream"),
+    _evolve("cold_dream_controller", "cold_dream", "--world", "dream", "--temperature", "0.1"),
+    Stage(
+        name="vmc_scores",
+        command="evaluate",
+        folders={"run": "evaluation", "data": f"{VMC}/data/train", "vmc": VMC, "json": "results.json"},
+        preset="vmc_{}",
+    ),
+)
+STAGES = {stage.name: stage for stage in (*_STAGES, *_VMC_STAGES)}
 WORLD = ("collect", "tokenizer", "latents", "dynamics", "dream")
 AGENTS = ("cloning", "imagination", "scores")
+SENSES = ("vmc_collect", "vae", "vmc_latents", "mdn_rnn", "vmc_dreams")
+CAR_CONTROLLERS = ("v_only", "hidden", "controller", "dream_controller")
+DREAM_CONTROLLERS = ("dream_controller", "cold_dream_controller")
 
 
 def demo(config: Demo) -> None:
@@ -99,11 +156,12 @@ def demo(config: Demo) -> None:
     timings: dict[str, float] = json.loads(timings_path.read_text()) if timings_path.exists() else {}
     for number, stage in enumerate((STAGES[name] for name in config.stages), start=1):
         place = f"[{number}/{len(config.stages)}]"
-        print(f"\n{place} {stage.name}: python -m launch.{stage.command} {config.preset}", flush=True)
+        preset = stage.preset.format(config.preset)
+        print(f"\n{place} {stage.name}: python -m launch.{stage.command} {preset}", *stage.options, flush=True)
         seconds = run_stage(stage, config)
         timings[stage.name] = timings.get(stage.name, 0.0) + seconds
         write_json(timings_path, timings)
-    runs = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination")]
+    runs = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination", f"{VMC}/vae", f"{VMC}/mdn_rnn")]
     plot_training(config.run / "curves.png", [run for run in runs if run.exists()])
     summarise(config, timings)
 
@@ -112,7 +170,8 @@ def run_stage(stage: Stage, config: Demo) -> float:
     """Seconds it took; the stage says itself when it is done already."""
     options = [text for name, folder in stage.folders.items() for text in (f"--{name}", str(config.run / folder))]
     began = time.perf_counter()
-    command = [sys.executable, "-m", f"launch.{stage.command}", config.preset, *options]
+    preset = stage.preset.format(config.preset)
+    command = [sys.executable, "-m", f"launch.{stage.command}", preset, *options, *stage.options]
     status = run_command(command)
     if status in STOPPED:
         raise KeyboardInterrupt
@@ -151,6 +210,11 @@ def summarise(config: Demo, timings: dict[str, float]) -> None:
         "world/quality.png": "how close and steerable the dreams are, step by step (world/evaluate_world.json)",
         "world/drift_strip.png": "dreams of 512 frames",
         "evaluation/videos/imagined.mp4": "the agent driving",
+        f"{VMC}/vae/reconstructions.png": "frames and what V makes of them",
+        f"{VMC}/dreams/dream_vmc.png": "what M dreams at several temperatures (also as mp4)",
+        f"{VMC}/controller/evolution.png": "return over the generations of C",
+        "evaluation/videos/vmc.mp4": "C driving",
+        "evaluation/videos/vmc_dream.mp4": "C that was evolved in a dream",
         "curves.png": "loss curves",
         "results.json": "every score",
     }.items():
@@ -162,6 +226,11 @@ PRESETS = {
     "debug": Demo(run=Path("runs/debug"), preset="debug", stages=WORLD + AGENTS),
     "laptop": Demo(run=Path("runs/demo"), preset="laptop", stages=WORLD + AGENTS),
     "carracing": Demo(run=Path("runs/carracing"), preset="carracing", stages=(*WORLD, "world")),
+    "vmc_debug": Demo(run=Path("runs/debug"), preset="debug", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
+    "vmc": Demo(run=Path("runs/demo"), preset="laptop", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
+    "take_cover": Demo(
+        run=Path("runs/take_cover"), preset="take_cover", stages=(*SENSES, *DREAM_CONTROLLERS, "vmc_scores")
+    ),
 }
 
 if __name__ == "__main__":

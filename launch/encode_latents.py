@@ -278,7 +278,7 @@ class _Count:
         return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
-SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}}
+SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}, "take_cover": {}}
 PRESETS = {
     name: EncodeLatents(
         tokenizer=Path(f"runs/{name}/tokenizer"),

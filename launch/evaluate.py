@@ -207,30 +207,31 @@ def show(results: dict[str, Any]) -> None:
     Console().print(table)
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "debug": {"tracks": 1, "num_envs": 1, "processes": 0, "max_steps": 20, "compile": False},
-    "laptop": {"tracks": 20, "num_envs": 20, "processes": 2},
-    "take_cover": {
-        "data": Path("runs/take_cover/vmc/data/train"),
-        "agents": ("random", "vmc_dream", "vmc_cold_dream"),
-        "tracks": 100,
-        "num_envs": 20,
-        "processes": 2,
-    },
+_DEBUG: dict[str, Any] = {"tracks": 1, "num_envs": 1, "processes": 0, "max_steps": 20, "compile": False}
+_LAPTOP: dict[str, Any] = {"num_envs": 20, "processes": 2}
+_VMC: dict[str, Any] = {"agents": ("random", "vmc_v_only", "vmc_hidden", "vmc", "vmc_dream")}
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "debug": ("debug", _DEBUG),
+    "laptop": ("laptop", {**_LAPTOP, "tracks": 20}),
+    "vmc_debug": ("debug", {**_DEBUG, **_VMC}),
+    "vmc_laptop": ("laptop", {**_LAPTOP, **_VMC, "tracks": 100}),
+    "vmc_take_cover": (
+        "take_cover",
+        {**_LAPTOP, "agents": ("random", "vmc_dream", "vmc_cold_dream"), "tracks": 100},
+    ),
 }
+"""Preset -> the folder under runs/ that it reads from, and what it is told."""
 PRESETS = {
     name: Evaluate(
-        **{
-            "run": Path(f"runs/{name}/evaluation"),
-            "data": Path(f"runs/{name}/data/train"),
-            "tokenizer": Path(f"runs/{name}/tokenizer"),
-            "cloned": Path(f"runs/{name}/agent"),
-            "imagined": Path(f"runs/{name}/imagination"),
-            "vmc": Path(f"runs/{name}/vmc"),
-            **sizes,
-        }
+        run=Path(f"runs/{folder}/evaluation"),
+        data=Path(f"runs/{folder}/{'vmc/' if name.startswith('vmc_') else ''}data/train"),
+        tokenizer=Path(f"runs/{folder}/tokenizer"),
+        cloned=Path(f"runs/{folder}/agent"),
+        imagined=Path(f"runs/{folder}/imagination"),
+        vmc=Path(f"runs/{folder}/vmc"),
+        **sizes,
     )
-    for name, sizes in SIZES.items()
+    for name, (folder, sizes) in SIZES.items()
 }
 
 if __name__ == "__main__":
