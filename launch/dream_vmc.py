@@ -15,10 +15,12 @@ from launch.command import main
 from launch.models import check_same_tokenizer, default_device, fingerprint, for_inference, load_mdn_rnn, load_vae
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json
+from launch.serial import to_json
 from launch.training import open_dataset
 from tokenizer.draws import normal, uniform
 from tokenizer.metrics import psnr
 from tokenizer.records import LatentClip
+from tokenizer.shard_format import read_json
 from tokenizer.stream import windows
 
 
@@ -57,6 +59,11 @@ def dream_vmc(config: DreamVMC) -> None:
     check_same_tokenizer(mdn_rnn.config.tokenizer, mark, model=config.mdn_rnn, other=config.vae)
     dataset = open_dataset(config.held_out, "latents")
     check_same_tokenizer(mark, dataset.meta.tokenizer, model=config.vae, other=config.held_out)
+    made_by = {"vae": mark, "mdn_rnn": fingerprint(mdn_rnn), **settings_of(config)}
+    path = config.run / "dream_vmc.json"
+    if path.exists() and read_json(path)["made_by"] == made_by:
+        print(f"already done: {config.run}")
+        return
     vae, mdn_rnn = vae.to(device), for_inference(mdn_rnn, device, compile=False, half=False)
     clips = windows(dataset, config.context + config.horizon, config.clips, start=config.skip_frames).to(device)
     assert isinstance(clips, LatentClip)
@@ -73,8 +80,15 @@ def dream_vmc(config: DreamVMC) -> None:
     found = {name: psnr(video, seen).mean(0).tolist() for name, video in shown.items() if video is not seen}
     for name, values in found.items():
         print(f"{name}: {values[0]:.1f} dB after one frame, {values[-1]:.1f} after {config.horizon}")
-    write_json(config.run / "dream_vmc.json", {"psnr_against_vae": found})
+    write_json(path, {"made_by": made_by, "psnr_against_vae": found})
     print(f"pictures in {config.run}")
+
+
+def settings_of(config: DreamVMC) -> dict[str, Any]:
+    """What else a picture depends on."""
+    places = ("run", "held_out", "vae", "mdn_rnn")
+    settings: dict[str, Any] = to_json(config)
+    return {name: value for name, value in settings.items() if name not in places}
 
 
 def dream(mdn_rnn: MDNRNN, clips: LatentClip, context: int, temperature: float, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from accelerate.state import AcceleratorState
 
 Call = Callable[..., int]
 
@@ -16,7 +17,7 @@ def call_command(name: str, *arguments: object) -> int:
     module = importlib.import_module(f"launch.{name}")
     before = sys.argv
     sys.argv = [f"launch.{name}", *map(str, arguments)]
-    shared = name.startswith("train_") or name == "encode_latents"
+    shared = name.startswith("train_") or name in ("encode_latents", "evolve")
     processes: Literal["all", "first", "one"] = "one" if name == "demo" else "all" if shared else "first"
     try:
         module.main(module.PRESETS, getattr(module, name), description=module.__doc__, processes=processes)
@@ -29,6 +30,7 @@ def call_command(name: str, *arguments: object) -> int:
 
 def call_stage(command: Sequence[str]) -> int:
     """What `launch.demo` runs as a process of its own, in this one: [python, -m, launch.NAME, arguments]."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process of its own would have none yet
     return call_command(command[2].removeprefix("launch."), *command[3:])
 
 

@@ -1,0 +1,249 @@
+"""World Models by its commands: the whole path at debug size, evolution that goes on, wrong parts that are refused."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from agent.controller import ControllerConfig
+from agent.evolution import Rollout
+from launch import checkpoint, rolling_out
+from launch.curves import read_metrics
+from launch.demo import PRESETS as DEMOS
+from launch.evolve import PRESETS, Evolve, prepare, tracks
+from launch.models import load_controller
+from launch.rolling_out import Judge, WorldSpec, judged
+from tests.launching import run_command
+from tokenizer.shards import Dataset
+from tokenizer.video import decode_video
+
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def vmc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `python -m launch.demo vmc_debug`. Read it, or copy it."""
+    from tests.launch.conftest import call_command, call_stage
+
+    pytest.importorskip("Box2D")
+    run = tmp_path_factory.mktemp("vmc") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.demo.run_command", call_stage)
+        assert call_command("demo", "vmc_debug", "--run", run) == 0
+    return run
+
+
+def options(vmc: Path, run: Path, *more: object) -> list[object]:
+    parts = {"latents": "latents/train", "vae": "vae", "mdn-rnn": "mdn_rnn"}
+    named = [text for name, folder in parts.items() for text in (f"--{name}", vmc / "vmc" / folder)]
+    return ["debug", "--run", run, *named, *more]
+
+
+def saved(run: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, str]:
+    """Controller, what was told, and the candidates that come next."""
+    path = checkpoint.latest(run)
+    assert path is not None
+    told = checkpoint.read_tensors(path / "optimizer.safetensors")["vector.fitness"]
+    return checkpoint.read_tensors(path / "model.safetensors"), told, checkpoint.load_state(path)["candidates"]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    mine, theirs = saved(one), saved(other)
+    assert mine[0]["vector"].equal(theirs[0]["vector"])
+    assert mine[1].dtype == torch.float64 and mine[1].equal(theirs[1])
+    assert mine[2] == theirs[2]
+
+
+def test_its_agents_have_their_scores_in_the_one_shape(vmc: Path) -> None:
+    results = json.loads((vmc / "results.json").read_text())
+    assert list(results) == ["random", "vmc_v_only", "vmc_hidden", "vmc", "vmc_dream"]
+    for row in results.values():
+        assert row.keys() == {"mean", "std", "ci95", "tracks", "scores"} and row["tracks"] == len(row["scores"]) > 0
+
+
+def test_its_rows_join_those_that_are_there(vmc: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(vmc / "evaluation", tmp_path / "evaluation")
+    path = tmp_path / "evaluation/results.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps({"cloned": results["random"], "vmc": results["random"]}))
+    data = ("--data", vmc / "vmc/data/train", "--vmc", vmc / "vmc")
+    assert call("evaluate", "vmc_debug", "--run", path.parent, *data, "--agents", "vmc") == 0
+    assert json.loads(path.read_text()) == {"cloned": results["random"], "vmc": results["vmc"]}
+
+
+@pytest.mark.parametrize("path", ["vae/reconstructions.png", "dreams/dream_vmc.png", "controller/evolution.png"])
+def test_pictures_open(vmc: Path, path: str) -> None:
+    with Image.open(vmc / "vmc" / path) as picture:
+        assert min(picture.convert("RGB").size) > 64
+
+
+@pytest.mark.parametrize("path", ["vmc/dreams/dream_vmc.mp4", "evaluation/videos/vmc.mp4"])
+def test_videos_play(vmc: Path, path: str) -> None:
+    assert decode_video((vmc / path).read_bytes(), 0, 2).std() > 0
+
+
+def test_every_generation_is_logged_and_saved(vmc: Path) -> None:
+    lines = read_metrics(vmc / "vmc/controller")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line["best_return"] >= line["mean_return"] for line in lines)  # type: ignore[operator]
+    assert load_controller(vmc / "vmc/controller").config.num_parameters == 867
+    assert load_controller(vmc / "vmc/v_only").config.num_parameters == 99
+    assert load_controller(vmc / "vmc/hidden").config.num_parameters == 32 * 40 + 40 + 40 * 3 + 3
+    assert saved(vmc / "vmc/controller")[1].shape == (2, 3)
+
+
+@pytest.mark.usefixtures("stages_in_process")
+def test_run_again_every_stage_is_done_already(
+    vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(vmc, tmp_path / "moved")
+    assert call("demo", "vmc_debug", "--run", tmp_path / "moved") == 0
+    said = capfd.readouterr().out.split("python -m launch.")[1:]
+    assert len(said) == len(DEMOS["vmc_debug"].stages)
+    assert [text.split()[0] for text in said if "already done" not in text] == []
+
+
+@pytest.mark.parametrize("world", [("--world", "real"), ("--world", "dream", "--temperature", 1.2)])
+def test_an_evolution_that_is_cut_goes_on_to_the_same_candidates(
+    vmc: Path, tmp_path: Path, call: Call, world: tuple[object, ...]
+) -> None:
+    assert call("evolve", *options(vmc, tmp_path / "straight", *world, "--generations", 4)) == 0
+    for generations in (1, 3, 4):
+        assert call("evolve", *options(vmc, tmp_path / "cut", *world, "--generations", generations)) == 0
+    mine, theirs = saved(tmp_path / "cut"), saved(tmp_path / "straight")
+    assert mine[1].equal(theirs[1]) and mine[2] == theirs[2]
+
+
+def test_candidates_of_a_generation_share_their_tracks_and_generations_do_not() -> None:
+    config = PRESETS["laptop"]
+    seen = [tracks(config, generation) for generation in range(1, 30)]
+    assert len({seed for seeds in seen for seed in seeds}) == 29 * config.rollouts
+
+
+def spec(vmc: Path, num_envs: int = 2) -> WorldSpec:
+    return WorldSpec(
+        environment="CarRacing-v3",
+        action_repeat=4,
+        num_envs=num_envs,
+        vae=vmc / "vmc/vae",
+        mdn_rnn=vmc / "vmc/mdn_rnn",
+    )
+
+
+def judge(vmc: Path, processes: int, **more: int) -> Judge:
+    controller = load_controller(vmc / "vmc/controller").config
+    assert isinstance(controller, ControllerConfig)
+    return Judge(spec(vmc), controller, processes=processes, max_steps=6, patience=0, **more)
+
+
+def vectors(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.5, (count, 867))
+
+
+def test_what_is_judged_does_not_depend_on_workers_or_ranks(vmc: Path) -> None:
+    alone = judge(vmc, 0).rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+    shared = [
+        found
+        for rank in (1, 0)
+        for found in judge(vmc, 0, rank=rank, world_size=2).rollouts(
+            vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False
+        )
+    ]
+    mine, theirs = judged(alone, 3), judged(shared, 3)
+    assert mine.returns.shape == (3, 2) and mine.num_steps == theirs.num_steps == 36
+    np.testing.assert_allclose(theirs.returns, mine.returns, rtol=1e-4)
+    assert len(np.unique(mine.returns)) > 1
+
+
+def dying(order: rolling_out.Order, tell: Callable[..., None]) -> rolling_out.Rollouts:
+    """The first worker that gets the marked candidate dies of it."""
+    mark = Path(os.environ["REVERIE_TEST_MARK"])
+    if Rollout(2, 6) in order.rollouts and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rolling_out.work(order, tell)
+
+
+def test_the_candidates_of_a_worker_that_dies_are_judged_again(
+    vmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = judge(vmc, 0).rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+    monkeypatch.setenv("REVERIE_TEST_MARK", str(tmp_path / "died"))
+    broken = judge(vmc, 2)
+    monkeypatch.setattr(rolling_out, "work", dying)
+    with broken.workers:
+        found = broken.rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+    assert (tmp_path / "died").exists() and "a worker process was killed" in capfd.readouterr().out
+    np.testing.assert_allclose(judged(found, 3).returns, judged(whole, 3).returns, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_evolve_what_one_does(vmc: Path, tmp_path: Path, call: Call) -> None:
+    pytest.importorskip("accelerate")
+    assert call("evolve", *options(vmc, tmp_path / "one")) == 0
+    launcher = ["accelerate", "launch", "--config_file", "launch/configs/ddp.yaml", "--num_processes", "2"]
+    command = [*launcher, "-m", "launch.evolve", *map(str, options(vmc, tmp_path / "two"))]
+    run_command(command)
+    one, two = saved(tmp_path / "one"), saved(tmp_path / "two")
+    torch.testing.assert_close(two[1], one[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--mdn-rnn", "OTHER"), "knows latents of tokenizer .* train it again"),
+        (("--vae", "MISSING"), "holds no checkpoint: `python -m launch.train_vae` makes one"),
+        (("--inputs", "z_h_c"), "holds a controller of 867 parameters .* one of 1635"),
+        (("--world", "dream", "--inputs", "z"), "inputs=z leaves out M"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_a_sentence(
+    vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], more: tuple[str, ...], reason: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(vmc / "vmc/controller", run)
+    (run / "config.json").write_text("{}")  # so that the checkpoint itself is asked
+    if "OTHER" in more:
+        other = tmp_path / "other"
+        shutil.copytree(vmc / "vmc/mdn_rnn", other)
+        for path in other.rglob("checkpoints/*/config.json"):
+            text = json.loads(path.read_text())
+            text["config"]["tokenizer"] = "of another V"
+            path.write_text(json.dumps(text))
+            state = json.loads((path.parent / "state.json").read_text())
+            state["files"]["config.json"] = path.stat().st_size
+            (path.parent / "state.json").write_text(json.dumps(state))
+    places = {"OTHER": tmp_path / "other", "MISSING": tmp_path / "missing"}
+    assert call("evolve", *options(vmc, run, "--generations", 3, *(places.get(word, word) for word in more))) in (1, 2)
+    assert re.search(reason, " ".join(capfd.readouterr().err.split()))
+
+
+def test_m_wants_the_latents_of_a_v(pipeline: Path, vmc: Path, tmp_path: Path, call: Call) -> None:
+    places = ("--held-out", pipeline / "latents/held_out", "--run", tmp_path / "m")
+    assert call("train_mdn_rnn", "debug", "--data", pipeline / "latents/train", *places) == 1
+
+
+def test_a_dream_of_nothing_is_refused(vmc: Path, tmp_path: Path, call: Call) -> None:
+    latents = vmc / "vmc/latents"
+    more = ("--run", tmp_path / "m", "--model.no-reward-head")
+    data = ("--data", latents / "train", "--held-out", latents / "held_out")
+    assert call("train_mdn_rnn", "debug", *data, *more) == 0
+    config = Evolve(
+        run=tmp_path / "c",
+        latents=latents / "train",
+        vae=vmc / "vmc/vae",
+        mdn_rnn=tmp_path / "m",
+        world="dream",
+        max_steps=5,
+    )
+    with pytest.raises(ValueError, match="neither rewards nor an end"):
+        prepare(config, Dataset.open(config.latents).meta)
