@@ -29,8 +29,8 @@ class EvolutionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.population < 2 or self.sigma <= 0:
-            raise ValueError(f"population={self.population} must be at least 2, sigma={self.sigma} above 0")
+        if self.population < 4 or self.sigma <= 0:
+            raise ValueError(f"population={self.population} must be at least 4, sigma={self.sigma} above 0")
 
 
 class Evolution:

@@ -5,6 +5,7 @@
     python -m launch.bench model S --dtype fp32 --no-compile --json bench.json
     python -m launch.bench model base --publish
     python -m launch.bench scaling laptop --configs ddp zero2
+    python -m launch.bench vmc laptop
 
 A step is a forward and a backward pass on noise, without the optimizer. The floor sums, over the matrix products of a
 step or frame, their FLOPs at the best rate that this run measured for that very shape and type. Times are medians; run
@@ -14,6 +15,8 @@ it on a quiet machine. `--publish` appends a row to launch/THROUGHPUT.md.
 webdataset that decodes the same, and the share of a training step that is spent waiting for the next batch.
 
 `scaling` trains the tokenizer of a training preset on one process and on several that share its batch.
+
+`vmc` measures training steps of World Models' V and M, and its evolution beside the bare environment.
 """
 
 import subprocess
@@ -30,6 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamics.world_model import DynamicsConfig
+from launch.bench_vmc import PRESETS as VMC_PRESETS
+from launch.bench_vmc import BenchVMC, bench_vmc, show_vmc
 from launch.command import main
 from launch.distributed import Precision, accelerated, has_bf16
 from launch.flops import Rates, peak_rate
@@ -119,13 +124,19 @@ class BenchData:
             raise ValueError(f"workers={self.workers} must not be negative, and clips={self.clips} at least 8")
 
 
-def bench(config: BenchModel | BenchData | BenchScaling) -> None:
+Bench = BenchModel | BenchData | BenchScaling | BenchVMC
+
+
+def bench(config: Bench) -> None:
     if isinstance(config, BenchData):
         numbers = bench_data(config)
         show_data(numbers)
     elif isinstance(config, BenchScaling):
         numbers = bench_scaling(config)
         show_scaling(numbers)
+    elif isinstance(config, BenchVMC):
+        numbers = bench_vmc(config)
+        show_vmc(numbers)
     else:
         numbers = bench_model(config)
         show(numbers)
@@ -353,13 +364,14 @@ def _frames_cell(rows: Sequence[dict[str, Any]]) -> str:
 
 
 BASE = BenchModel(preset="base")
-PRESETS: dict[str, Mapping[str, BenchModel | BenchData | BenchScaling]] = {
+PRESETS: dict[str, Mapping[str, Bench]] = {
     "model": {name: replace(BASE, preset=name) for name in MODELS}
     | {"debug": replace(BASE, preset="debug", compile=False, repeats=2, batches=(1, 2), frames=4, rate_seconds=0.003)},
     "data": {name: BenchData(preset=name) for name in MODELS}
     | {"debug": BenchData(preset="debug", seconds=0.2, repeats=1, clips=8, clip_frames=24, steps=2, compile=False)},
     "scaling": {name: BenchScaling(preset=name) for name in TRAINED}
     | {"debug": BenchScaling(preset="debug", steps=6, repeats=1, compile=False)},
+    "vmc": VMC_PRESETS,
 }
 
 if __name__ == "__main__":

@@ -353,7 +353,7 @@ PRESETS = {
         vae=Path("runs/debug/vmc/vae"),
         mdn_rnn=Path("runs/debug/vmc/mdn_rnn"),
         generations=2,
-        evolution=EvolutionConfig(population=3),
+        evolution=EvolutionConfig(population=4),
         max_steps=5,
         champion_every=1,
         champion_rollouts=2,

@@ -98,7 +98,7 @@ def test_every_generation_is_logged_and_saved(vmc: Path) -> None:
     assert load_controller(vmc / "vmc/controller").config.num_parameters == 867
     assert load_controller(vmc / "vmc/v_only").config.num_parameters == 99
     assert load_controller(vmc / "vmc/hidden").config.num_parameters == 32 * 40 + 40 + 40 * 3 + 3
-    assert saved(vmc / "vmc/controller")[1].shape == (2, 3)
+    assert saved(vmc / "vmc/controller")[1].shape == (2, 4)
 
 
 @pytest.mark.usefixtures("stages_in_process")
