@@ -322,7 +322,7 @@ _LAPTOP = Evolve(
     latents=Path("runs/laptop/vmc/latents/train"),
     vae=Path("runs/laptop/vmc/vae"),
     mdn_rnn=Path("runs/laptop/vmc/mdn_rnn"),
-    generations=60,
+    generations=70,
     rollouts=2,
     evolution=EvolutionConfig(population=32),
     patience=25,

@@ -29,11 +29,12 @@ class TrainOnFrames(TrainConfig):
 def run_training_on_frames(
     config: TrainOnFrames,
     make: Callable[[tuple[int, int]], nn.Module],
-    reconstruct: Callable[[nn.Module, Tensor], tuple[Tensor, dict[str, float]]],
+    reconstruct: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor, dict[str, float]]],
 ) -> None:
     """Trains what `make` makes for frames of a height and width.
 
-    `reconstruct(model, video)` gives the video again, both [b, t, c, h, w] in [0, 1], and what else is to be logged.
+    `reconstruct(model, video)` gives the video as the model sees it, what it makes of that, both [b, t, c, h, w] in
+    [0, 1], and what else is to be logged.
     """
     held_out = held_out_windows(config)
 
@@ -53,8 +54,7 @@ def run_training_on_frames(
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=config.loop.precision == "bf16"),
         ):
-            video = to_float(held_out.frames.to(device))
-            recon, more = reconstruct(model, video)
+            video, recon, more = reconstruct(model, to_float(held_out.frames.to(device)))
         shown = slice(0, 8)
         save_rows(config.run / "reconstructions.png", {"real": video[shown, -1], "reconstructed": recon[shown, -1]})
         return {"held_out_psnr": float(psnr(recon, video).mean()), **more}

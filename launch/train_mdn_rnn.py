@@ -102,14 +102,14 @@ PRESETS = {
         length=32,
         model=MDNRNNConfig(hidden=512, end_head=True),
     ),
-    # Twenty epochs of 10,000 episodes in batches of 100, whole episodes, at the authors' learning rate.
+    # Long windows of 10,000 episodes in batches of 100, at the authors' learning rate.
     "paper": replace(
         _LAPTOP,
         run=Path("runs/paper/vmc/mdn_rnn"),
         data=("runs/paper/vmc/latents/train",),
         held_out=Path("runs/paper/vmc/latents/held_out"),
         batch_size=100,
-        length=250,
+        length=200,
         loop=replace(_LAPTOP.loop, steps=4000, learning_rate=1e-3, ema_decay=0.0),
     ),
 }

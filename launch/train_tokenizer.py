@@ -37,11 +37,11 @@ def train_tokenizer(config: TrainTokenizer) -> None:
     run_training_on_frames(config, make, reconstruct)
 
 
-def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The video again, and the spread of its latents."""
+def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """The video, what comes out of it again, and the spread of its latents."""
     assert isinstance(model, Tokenizer)
     latents = model.encode(video)
-    return model.decode(latents).float(), {"held_out_latent_std": float(latents.float().std())}
+    return video, model.decode(latents).float(), {"held_out_latent_std": float(latents.float().std())}
 
 
 PRESETS = {

@@ -33,10 +33,10 @@ def train_vae(config: TrainVAE) -> None:
     run_training_on_frames(config, make, reconstruct)
 
 
-def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The video again, from the means of its latents."""
+def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """The video without what is hidden, and what comes out again from the means of its latents."""
     assert isinstance(model, VAE)
-    return model.decode(model.encode(video)[..., 0, :]), {}
+    return model.seen(video), model.decode(model.encode(video)[..., 0, :]), {}
 
 
 _LAPTOP = TrainVAE(
@@ -46,8 +46,9 @@ _LAPTOP = TrainVAE(
     batch_size=64,
     length=1,
     evaluate_every=1000,
+    model=VAEConfig(hidden_rows=8),
     loop=LoopConfig(
-        steps=6000,
+        steps=4500,
         warmup_steps=100,
         log_every=50,
         save_every=1000,
@@ -78,7 +79,7 @@ PRESETS = {
         skip_frames=0,
         model=VAEConfig(latent_dim=64),
     ),
-    # Ten epochs of 10,000 episodes in batches of 100 frames, at the authors' learning rate.
+    # Ten times 10,000 episodes of 250 frames in batches of 100, at the authors' learning rate.
     "paper": replace(
         _LAPTOP,
         run=Path("runs/paper/vmc/vae"),

@@ -30,11 +30,16 @@ class VAEConfig:
     latent_dim: int = 32
     """Channels of z: 32 in CarRacing, 64 in VizDoom."""
     free_nats: float = 0.5
-    """Of each channel, mean over the batch, below which the KL term costs nothing (`kl_tolerance`)."""
+    """Of each channel: so much of a frame's KL term costs nothing (`kl_tolerance`)."""
+    hidden_rows: int = 0
+    """At the bottom of a frame, which are black to V: in CarRacing 8 are the status bar, which the authors cut off. It
+    shows the speed, which a still picture of the road does not."""
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1 or self.free_nats < 0:
             raise ValueError(f"latent_dim={self.latent_dim} must be at least 1, free_nats={self.free_nats} at least 0")
+        if not 0 <= self.hidden_rows < SIZE:
+            raise ValueError(f"hidden_rows={self.hidden_rows} of {SIZE}: must be 0 or more, and leave some to see")
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -62,7 +67,7 @@ class VAE(nn.Module):
         As in the authors' code (hardmaru/WorldModelsExperiments, vae.py): the KL term is bounded below by `free_nats`
         times the number of channels, for each frame by itself, so that a channel may carry something for free.
         """
-        video = to_float(batch.frames)
+        video = self.seen(to_float(batch.frames))
         latents = self.encode(video)
         recon = self.decode(sample(latents, generator)).float()
         error = (recon - video).square().sum((-3, -2, -1)).mean()
@@ -70,6 +75,10 @@ class VAE(nn.Module):
         loss = error + kl.clamp(min=self.config.free_nats * self.config.latent_dim).mean()
         metrics = {"loss": loss, "error": error, "kl": kl.mean(), "psnr": psnr(recon, video).mean()}
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def seen(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        """With what is hidden from V in black."""
+        return self.encoder.seen(video)
 
     def encode(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t n d"]:
         """Mean and log-variance of each frame."""
@@ -85,18 +94,24 @@ class VAE(nn.Module):
 class VAEEncoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        self.hidden_rows = config.hidden_rows
         channels = (3, 32, 64, 128, 256)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(channels, channels[1:], strict=False))
         self.mean = nn.Linear(FEATURES, config.latent_dim)
         self.log_variance = nn.Linear(FEATURES, config.latent_dim)
 
     def forward(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t n d"]:
-        x = video.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = self.seen(video).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             x = functional.relu(layer(x))
         x = rearrange(x, "(b t) c h w -> b t (c h w)", b=len(video))
         latents: Tensor = torch.stack([self.mean(x), self.log_variance(x)], dim=-2).float()
         return latents
+
+    def seen(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        if not self.hidden_rows:
+            return video
+        return functional.pad(video[..., : -self.hidden_rows, :], (0, 0, 0, self.hidden_rows))
 
     def step(
         self, video: Float[Tensor, "b t c h w"], cache: Cache | None = None

@@ -92,6 +92,18 @@ def test_frames_are_encoded_by_themselves() -> None:
     assert vae.decode(whole[..., 0, :]).shape == video.shape
 
 
+def test_what_is_hidden_is_neither_seen_nor_asked_for() -> None:
+    """The status bar shows the speed: with it V would know what is left for M to tell."""
+    vae, clip = VAE(VAEConfig(hidden_rows=8)), episode_clip(batch=2, time=1, size=64)
+    other = clip.frames.clone()
+    other[..., -8:, :] = 255 - other[..., -8:, :]
+    changed = type(clip)(**{**vars(clip), "frames": other})
+    assert vae.encode(to_float(clip.frames)).equal(vae.encode(to_float(other)))
+    assert vae(clip, seeded())[0].equal(vae(changed, seeded())[0])
+    other[..., -9, :] = 255 - other[..., -9, :]
+    assert not vae.encode(to_float(clip.frames)).equal(vae.encode(to_float(other)))
+
+
 def test_it_overfits_one_batch() -> None:
     torch.manual_seed(0)
     vae, clip = VAE(VAEConfig()), episode_clip(batch=2, time=1, size=64)
@@ -109,7 +121,7 @@ def test_it_overfits_one_batch() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-@pytest.mark.parametrize("wrong", [{"latent_dim": 0}, {"free_nats": -1.0}])
+@pytest.mark.parametrize("wrong", [{"latent_dim": 0}, {"free_nats": -1.0}, {"hidden_rows": 64}])
 def test_senseless_configs_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         VAEConfig(**wrong)  # type: ignore[arg-type]
