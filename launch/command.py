@@ -31,6 +31,14 @@ SIZES = {
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",
+    "paper": "World Models as it was published: 10,000 random episodes, 1,800 generations.",
+    "take_cover": "World Models in VizDoom's take-cover, evolved in dreams: an hour on two processor cores.",
+    "vmc": "World Models (V, M, C) at laptop size: an hour and a half on two processor cores.",
+    "vmc_debug": "World Models in seconds.",
+    "vmc_laptop": "World Models' CarRacing.",
+    "vmc_paper": "World Models' 10,000 random episodes of CarRacing.",
+    "vmc_take_cover": "World Models' take-cover.",
+    "vmc_take_cover_debug": "World Models' take-cover in seconds.",
 }
 
 

@@ -49,6 +49,7 @@ EXTRAS = {
         "pip install 'reverie[perceptual]'",
     ),
     "lerobot": Extra(("pyarrow",), "launch.import_lerobot", "pip install 'reverie[lerobot]'"),
+    "doom": Extra(("vizdoom",), "VizdoomTakeCover", "pip install 'reverie[doom]'"),
     "wandb": Extra(("wandb",), "--tracker wandb", "pip install 'reverie[wandb]'"),
     "box2d": Extra(("Box2D",), "driving CarRacing", "pip install 'gymnasium[box2d]'"),
     "s3": Extra(("s3fs",), "shards at s3://", "pip install s3fs"),

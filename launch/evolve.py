@@ -15,23 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from numpy.typing import NDArray
 
-from agent.controller import Controller, ControllerConfig, Inputs
-from agent.evolution import Evolution, EvolutionConfig, Vectors
+from agent.controller import ControllerConfig, Inputs
+from agent.evolution import EvolutionConfig, Vectors
 from agent.seeds import BLOCK, CHAMPION_TRACKS, EVOLUTION_TRACKS
 from dynamics.actions import ActionSpace
 from dynamics.mdn_rnn import MDNRNN
 from launch import checkpoint
-from launch.checkpoint import Snapshot
 from launch.command import main
 from launch.curves import plot_evolution
 from launch.distributed import Tracker, accelerated, cores, parallelism
+from launch.evolved import Champion, Evolved, load_evolved, save_evolved
 from launch.interrupt import Interrupts
 from launch.loop import agreed, every
 from launch.models import check_same_tokenizer, fingerprint, load_mdn_rnn, load_vae
@@ -175,19 +173,9 @@ def _check_actions(mdn_rnn: MDNRNN, actions: ActionSpace, config: Evolve) -> Non
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Champion:
-    """The controller that is kept."""
-
-    vector: NDArray[np.float64]
-    generation: int = 0
-    mean: float = -math.inf
-    """Return on the tracks of comparisons."""
-
-
 def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator: Accelerator) -> None:
     path = agreed(checkpoint.latest(config.run))
-    evolution, champion, seconds = _resume(path, config, controller)
+    evolution, champion, seconds = load_evolved(path, config.evolution, controller)
     first = evolution.generation + 1
     if first > config.generations:
         accelerator.print(
@@ -240,7 +228,8 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
                 champion = Champion(vector=evolution.mean, generation=generation)
             report.log({name: torch.tensor(value, device=accelerator.device) for name, value in values.items()})
             if accelerator.is_main_process:
-                _save(config, controller, evolution, champion, report.seconds)
+                evolved = Evolved(evolution, champion, report.seconds)
+                save_evolved(config.run, controller, evolved, keep=config.keep)
                 if "champion_return" in values:
                     plot_evolution(config.run / "evolution.png", config.run)
         report.say(
@@ -271,50 +260,6 @@ def tracks(config: Evolve, generation: int) -> list[int]:
     """The seeds of a generation, which all its candidates share."""
     first = 10_000 * config.evolution.seed + (generation - 1) * config.rollouts
     return [EVOLUTION_TRACKS + (first + i) % BLOCK for i in range(config.rollouts)]
-
-
-def _save(
-    config: Evolve, controller: ControllerConfig, evolution: Evolution, champion: Champion, seconds: float
-) -> None:
-    model = Controller(controller)
-    fitness = torch.from_numpy(np.stack(evolution.fitness))
-    snapshot = Snapshot(
-        model={"vector": torch.from_numpy(champion.vector).float()},
-        ema={},
-        optimizer={"vector.fitness": fitness},
-        config=checkpoint.describe(model),
-    )
-    state = {
-        "seconds": seconds,
-        "candidates": evolution.fingerprint(),
-        "champion": {"generation": champion.generation, "mean": None if champion.mean == -math.inf else champion.mean},
-    }
-    checkpoint.save(config.run, evolution.generation, snapshot, state, keep=config.keep)
-
-
-def _resume(path: Path | None, config: Evolve, controller: ControllerConfig) -> tuple[Evolution, Champion, float]:
-    if path is None:
-        evolution = Evolution(controller.num_parameters, config.evolution)
-        return evolution, Champion(vector=evolution.mean), 0.0
-    known = checkpoint.load_config(path, ControllerConfig)
-    if known != controller:
-        raise ValueError(
-            f"{config.run} holds a controller of {known.num_parameters} parameters for {known}, and this command would "
-            f"evolve one of {controller.num_parameters} for {controller}: name another folder with --run"
-        )
-    fitness = checkpoint.read_tensors(path / "optimizer.safetensors")["vector.fitness"].numpy()
-    evolution = Evolution.replay(controller.num_parameters, config.evolution, list(fitness))
-    state = checkpoint.load_state(path)
-    if state["candidates"] != evolution.fingerprint():
-        print(
-            "warning: this machine calculates other candidates from what was told so far, by its rounding: the "
-            "evolution goes on, but not as it would have where it began",
-            flush=True,
-        )
-    kept = state["champion"]
-    vector = checkpoint.read_tensors(path / "model.safetensors")["vector"].double().numpy()
-    mean = -math.inf if kept["mean"] is None else kept["mean"]
-    return evolution, Champion(vector=vector, generation=kept["generation"], mean=mean), state["seconds"]
 
 
 _LAPTOP = Evolve(

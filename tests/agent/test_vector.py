@@ -45,6 +45,19 @@ def test_a_finished_environment_stays_finished_until_it_is_reset() -> None:
         assert [a.is_last for a in envs.step(rows)] == [True, False]
 
 
+@pytest.mark.parametrize("processes", [0, 2])
+def test_an_environment_that_is_stopped_stands_still_until_it_is_reset(processes: int) -> None:
+    rows = np.stack([GAS] * 3)
+    with VectorEnv("CarRacing-v3", num_envs=3, processes=processes, stock=False, action_repeat=4) as envs:
+        before = envs.reset([0, 1, 2])
+        envs.stop([1, 2])
+        after = envs.step(rows)
+        assert [a.is_last for a in after] == [False, True, True] and after[2].reward == 0
+        np.testing.assert_array_equal(after[1].frame, before[1].frame)
+        envs.reset_some({2: 7})
+        assert [a.is_last for a in envs.step(rows)] == [False, True, False]
+
+
 def test_a_worker_that_is_killed_is_named_and_ends_the_others() -> None:
     envs = VectorEnv("CarRacing-v3", num_envs=2, processes=2, stock=False, action_repeat=4)
     envs.reset([0, 1])

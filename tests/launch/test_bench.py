@@ -15,7 +15,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from dynamics.simulator import Moment, Simulator
 from dynamics.world_model import WorldModel
-from launch import bench, measuring
+from launch import bench, bench_vmc, measuring, rolling_out
 from launch.flops import count_matmuls, total_flops
 from launch.measuring import Conditions, Generation, generate, measure_training, wake
 from launch.on_meta import loss_on_meta
@@ -219,6 +219,31 @@ def test_the_stream_is_measured_beside_plain_webdataset(tmp_path: Path, call: Ca
         for reader in ("stream", "webdataset"):
             assert row[reader]["frames_per_s"] == pytest.approx(16 * row[reader]["windows_per_s"]) and row["ratio"] > 0
     assert 0 < numbers["waiting"]["share"] < 1 and numbers["waiting"]["frames_per_s"] > 0
+
+
+def test_world_models_are_measured_beside_their_peer_and_their_environments(tmp_path: Path, call: Call) -> None:
+    path = tmp_path / "vmc.json"
+    assert call("bench", "vmc", "debug", "--processes", 0, "--json", path) == 0
+    numbers = json.loads(path.read_text())
+    assert numbers["vae_step_s"] > 0 and numbers["mdn_rnn_step_s"] > 0
+    assert 0 < numbers["evolution_steps_per_s"] < numbers["bare_steps_per_s"]
+
+
+def test_the_bare_environments_play_what_the_evolution_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told the same in the same order, they stand where they stood: so they drew the same frames."""
+    frames: dict[str, list[int]] = {"play": [], "play_again": []}
+    for name in frames:
+        inner = getattr(bench_vmc, name)
+
+        def watched(order: Any, tell: Any, name: str = name, inner: Any = inner) -> Any:
+            found = inner(order, tell)
+            spec = order.world if name == "play" else order[0]
+            frames[name] += [int(last.frame.sum()) for last in rolling_out._world(spec).envs._local._last]
+            return found
+
+        monkeypatch.setattr(bench_vmc, name, watched)
+    bench_vmc.bench_vmc(replace(bench_vmc.PRESETS["debug"], processes=0, num_envs=3))
+    assert frames["play"] == frames["play_again"] and len(set(frames["play"])) > 3
 
 
 def test_both_readers_decode_the_same_windows(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from agent.controller import ControllerConfig
 from agent.evolution import Rollout
@@ -224,6 +225,31 @@ def test_parts_that_do_not_fit_are_refused_in_a_sentence(
             (path.parent / "state.json").write_text(json.dumps(state))
     places = {"OTHER": tmp_path / "other", "MISSING": tmp_path / "missing"}
     assert call("evolve", *options(vmc, run, "--generations", 3, *(places.get(word, word) for word in more))) in (1, 2)
+    assert re.search(reason, " ".join(capfd.readouterr().err.split()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ("mdn_rnn", "was evolved with M .* its h means something else"),
+        ("vae", "knows latents of tokenizer .* use the tokenizer that it was trained with"),
+        ("controller", "holds no checkpoint: `python -m launch.evolve` makes one"),
+    ],
+)
+def test_a_controller_drives_with_the_v_and_m_that_it_was_evolved_with(
+    vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], changed: str, reason: str
+) -> None:
+    shutil.copytree(vmc / "vmc", tmp_path / "vmc")
+    path = checkpoint.latest(tmp_path / "vmc" / changed)
+    assert path is not None
+    if changed == "controller":
+        shutil.rmtree(path.parent)
+    else:
+        for name in ("model", "ema"):
+            tensors = checkpoint.read_tensors(path / f"{name}.safetensors")
+            save_file({key: tensor + 0.01 for key, tensor in tensors.items()}, path / f"{name}.safetensors")
+    data = ("--data", vmc / "vmc/data/train", "--vmc", tmp_path / "vmc")
+    assert call("evaluate", "vmc_debug", "--run", tmp_path / "run", *data, "--agents", "vmc") == 1
     assert re.search(reason, " ".join(capfd.readouterr().err.split()))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.workers import Bar, carry_out
-from tests.launch.jobs import work
+from launch.workers import Bar, Workers, carry_out
+from tests.launch.jobs import length, work
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +32,27 @@ def test_an_order_that_fails_is_the_commands_error(processes: int) -> None:
 def test_a_worker_that_is_killed_is_told_in_one_sentence() -> None:
     with pytest.raises(ChildProcessError, match="a worker process was killed, .* run the same command again"):
         carry_out(["a", "die", "b"], work, print, processes=1, stopped=lambda: False)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_the_work_returns_comes_in_the_orders_order(processes: int) -> None:
+    with Workers(processes) as workers:
+        for orders in (["abc", "a", "ab"], ["", "abcd"]):
+            found = workers.carry_out(orders, length, print, stopped=lambda: False)
+            assert found == [len(order) for order in orders]
+
+
+def test_orders_of_a_worker_that_is_killed_are_begun_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    orders = ["a", f"die_once {tmp_path / 'died'}", "abc"]
+    with Workers(2, restarts=1) as workers:
+        found = workers.carry_out(orders, length, print, stopped=lambda: False)
+    assert found == [len(order) for order in orders] and (tmp_path / "died").exists()
+    assert "a worker process was killed" in capfd.readouterr().out
+
+
+def test_an_order_that_kills_every_worker_is_given_up() -> None:
+    with Workers(1, restarts=2) as workers, pytest.raises(ChildProcessError, match="run the same command again"):
+        workers.carry_out(["a", "die"], length, print, stopped=lambda: False)
 
 
 @pytest.mark.parametrize("processes", [0, 1])
