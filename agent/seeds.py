@@ -13,12 +13,13 @@ CHAMPION_TRACKS = 4 * BLOCK
 
 
 def track_seed(start: int, seed: int, episode: int) -> int:
-    """The track of an episode: run `seed` owns 10,000 tracks in the block at `start`.
+    """The track of an episode: run `seed` owns 10,000 tracks in the block at `start`, and goes on into the next run's.
 
     Raises ValueError where the run or the episode has no place in the block.
     """
     if not 0 <= seed < 100:
         raise ValueError(f"seed={seed}, allowed: 0 to 99 (each owns 10,000 tracks)")
-    if not 0 <= episode < 10_000:
-        raise ValueError(f"episode {episode} of a run, allowed: 0 to 9999")
-    return start + 10_000 * seed + episode
+    place = 10_000 * seed + episode
+    if episode < 0 or place >= BLOCK:
+        raise ValueError(f"episode {episode} of a run of seed {seed}, allowed: 0 to {BLOCK - 10_000 * seed - 1}")
+    return start + place

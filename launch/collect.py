@@ -43,7 +43,7 @@ class CollectConfig:
     max_steps: int | None = None
     """Actions after which an episode is cut; whole episodes where not given."""
     seed: int = 0
-    """0 to 99: each has tracks of its own."""
+    """0 to 99: each has 10,000 tracks of its own, and shares what it needs beyond them with the next."""
     processes: int = 2
     """Worker processes; 0 collects in the command's own."""
     episodes_per_shard: int = 8
@@ -88,7 +88,7 @@ PRESETS = {
     "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/paper/vmc/data"),
     "vmc_take_cover_debug": _by_random_policies(DEBUG, "runs/take_cover_debug/vmc/data", TAKE_COVER),
     "vmc_take_cover": _by_random_policies(
-        replace(LAPTOP, episodes=600, held_out=16), "runs/take_cover/vmc/data", TAKE_COVER
+        replace(LAPTOP, episodes=1000, held_out=50, episodes_per_shard=50), "runs/take_cover/vmc/data", TAKE_COVER
     ),
 }
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("Box2D")
 
 from agent.collecting import ShardOrder, collect_shard
-from agent.seeds import EVALUATION_TRACKS, HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
+from agent.seeds import BLOCK, EVALUATION_TRACKS, HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch import collect as command
 from launch.collect import PRESETS, CollectConfig, collect
 from launch.workers import Tell
@@ -91,8 +91,9 @@ def test_wrong_settings_are_refused_before_anything_is_written(tmp_path: Path) -
 def test_no_track_is_both_trained_on_and_judged() -> None:
     last = [track_seed(start, 99, 9999) for start in (TRAIN_TRACKS, HELD_OUT_TRACKS, EVALUATION_TRACKS)]
     assert np.all(np.array(last[:2]) < [HELD_OUT_TRACKS, EVALUATION_TRACKS])
-    with pytest.raises(ValueError, match="episode 10000"):
-        track_seed(TRAIN_TRACKS, 0, 10_000)
+    assert track_seed(TRAIN_TRACKS, 0, BLOCK - 1) < HELD_OUT_TRACKS
+    with pytest.raises(ValueError, match="episode 10000 of a run of seed 99, allowed: 0 to 9999"):
+        track_seed(TRAIN_TRACKS, 99, 10_000)
 
 
 def test_any_environment_of_gymnasium_is_collected(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -251,6 +252,32 @@ def test_a_controller_drives_with_the_v_and_m_that_it_was_evolved_with(
     data = ("--data", vmc / "vmc/data/train", "--vmc", tmp_path / "vmc")
     assert call("evaluate", "vmc_debug", "--run", tmp_path / "run", *data, "--agents", "vmc") == 1
     assert re.search(reason, " ".join(capfd.readouterr().err.split()))
+
+
+def test_take_cover_is_evolved_in_the_dream_and_judged_in_the_game(tmp_path: Path, call: Call) -> None:
+    """As VizDoom in the paper: M tells the end, C sees z, h and c and has no bias; each tic survived is a point."""
+    pytest.importorskip("vizdoom")
+    data, latents = tmp_path / "data", tmp_path / "vmc/latents"
+    held_out = ("--held-out", data / "held_out")
+    assert call("collect", "vmc_take_cover_debug", "--out", data) == 0
+    vae = ("--run", tmp_path / "vmc/vae", "--data", data / "train", *held_out, "--model.latent-dim", 8)
+    assert call("train_vae", "debug", *vae) == 0
+    assert call("encode_latents", "debug", "--tokenizer", tmp_path / "vmc/vae", "--data", data, "--out", latents) == 0
+    shards = ("--data", latents / "train", "--held-out", latents / "held_out")
+    heads = ("--model.end-head", "--model.no-reward-head")
+    assert call("train_mdn_rnn", "debug", "--run", tmp_path / "vmc/mdn_rnn", *shards, *heads) == 0
+    for folder, temperature in {"dream": 1.15, "cold_dream": 0.1}.items():
+        run = options(tmp_path, tmp_path / "vmc" / folder, "--world", "dream", "--temperature", temperature)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert call("evolve", *run, "--inputs", "z_h_c", "--no-bias", "--max-steps", 50) == 0
+        assert load_controller(tmp_path / "vmc" / folder).config.num_parameters == 8 + 2 * 256
+    told = saved(tmp_path / "vmc/dream")[1]
+    assert (told >= 4).all() and (told <= 200).all(), "four tics a step, for 1 to 50 steps"
+    agents = ("--agents", "random", "vmc_dream", "vmc_cold_dream")
+    places = ("--run", tmp_path / "evaluation", "--data", data / "train", "--vmc", tmp_path / "vmc")
+    assert call("evaluate", "vmc_debug", *places, *agents, "--tracks", 2) == 0
+    results = json.loads((tmp_path / "evaluation/results.json").read_text())
+    assert all(0 < score <= 80 for row in results.values() for score in row["scores"])
 
 
 def test_m_wants_the_latents_of_a_v(pipeline: Path, vmc: Path, tmp_path: Path, call: Call) -> None:
