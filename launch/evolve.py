@@ -110,7 +110,6 @@ def evolve(config: Evolve) -> None:
     ):
         world, controller = prepare(config, open_dataset(config.latents, "latents").meta)
         processes = cores() if config.processes is None else config.processes
-        torch.set_num_threads(1 if processes != 1 else cores())
         judge = Judge(
             world,
             controller,

@@ -5,6 +5,8 @@ wall throw fireballs; an episode ends with the player's death, or after 2,100 ti
 """
 
 import os
+from contextlib import chdir
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,8 @@ class TakeCoverEnvironment:
         self._game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         self._game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         self._game.set_episode_timeout(MAX_TICS)
-        self._game.init()
+        with TemporaryDirectory() as folder, chdir(folder):  # the engine makes a folder where it starts
+            self._game.init()
         self._running = False
         self._pixels = np.zeros((120, 160, 3), np.uint8)
 
