@@ -124,12 +124,16 @@ def roll_out(
 ) -> Rollouts:
     """Plays rollouts, as many side by side as the world has environments: a free one takes the next.
 
-    With `patience` a rollout ends when so many steps in a row earned nothing, as one that left the road does.
-    `progress` hears of the environments' steps.
+    With `patience` a rollout is given up when so many steps in a row earned nothing, as one that left the road does.
+    The steps that it still had, up to `max_steps`, then count as those that earned nothing did on average: else it
+    would pay to be given up early. `progress` hears of the environments' steps. Raises ValueError for a patience
+    without `max_steps`.
     """
+    if patience and max_steps is None:
+        raise ValueError(f"patience={patience} needs max_steps, to know what a rollout that is given up still had")
     parameters = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
     returns, lengths = np.zeros(len(rollouts)), np.zeros(len(rollouts), np.int64)
-    idle_for = np.zeros(world.num_envs, np.int64)
+    idle_for, idle_return = np.zeros(world.num_envs, np.int64), np.zeros(world.num_envs)
     waiting = iter(range(len(rollouts)))
     at = np.array([next(waiting, -1) for _ in range(world.num_envs)])  # the rollout that each environment plays
     seen, _ = world.reset(seed=[rollouts[max(i, 0)].seed for i in at])
@@ -141,15 +145,19 @@ def roll_out(
         returns[at[playing]] += rewards[playing]
         lengths[at[playing]] += 1
         idle_for = np.where(rewards > 0, 0, idle_for + 1)
+        idle_return = np.where(rewards > 0, 0.0, idle_return + rewards)
         if progress is not None:
             progress(int(playing.sum()))
         done = terminated | truncated
         if max_steps is not None:
             done |= lengths[at] >= max_steps
-        if patience:
-            done |= idle_for >= patience
+        if patience and max_steps is not None:
+            hopeless = playing & ~done & (idle_for >= patience)
+            left = max_steps - lengths[at[hopeless]]
+            returns[at[hopeless]] += left * idle_return[hopeless] / idle_for[hopeless]
+            done |= hopeless
         if (free := done & playing).any():
-            idle_for[free] = 0
+            idle_for[free], idle_return[free] = 0, 0
             at[free] = [next(waiting, -1) for _ in range(int(free.sum()))]
             world.stop(np.flatnonzero(free & (at < 0)).tolist())
             seeds = [rollouts[max(i, 0)].seed for i in at]

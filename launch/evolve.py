@@ -37,7 +37,7 @@ from launch.report import Report
 from launch.rolling_out import DreamSpec, Judge, Judged, WorldSpec, judged
 from launch.run_folder import claimed
 from launch.training import open_dataset
-from tokenizer.shard_format import DatasetMeta
+from tokenizer.shards import Dataset
 
 SECONDS_BETWEEN_WORDS = 60.0
 
@@ -67,9 +67,11 @@ class Evolve:
     """Of each candidate, in each generation."""
     evolution: Annotated[EvolutionConfig, tyro.conf.arg(name="")] = EvolutionConfig()
     max_steps: int | None = None
-    """Actions after which a rollout is cut; a dream needs it."""
+    """Actions after which a rollout is cut; a dream, which has no end of its own, where not given after those of the
+    longest episode of the data."""
     patience: int = 0
-    """Actions in a row that earn nothing after which a rollout is given up as hopeless; 0 gives none up."""
+    """Actions in a row that earn nothing after which a rollout is given up as hopeless, and what it still had counts as
+    those; 0 gives none up."""
     champion_every: int = 25
     """Generations between comparisons of the distribution's mean with the controller that is kept."""
     champion_rollouts: int = 64
@@ -95,8 +97,8 @@ class Evolve:
             raise ValueError(f"max_steps={self.max_steps}, needs at least 1")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
-        if self.world == "dream" and self.max_steps is None:
-            raise ValueError("a dream has no end of its own: give --max-steps")
+        if self.patience and self.max_steps is None:
+            raise ValueError(f"patience={self.patience} needs --max-steps, to know what a given up rollout still had")
         if self.world == "dream" and self.inputs == "z":
             raise ValueError("inputs=z leaves out M, whose dream it is to be judged in: give --inputs z_h")
 
@@ -108,14 +110,13 @@ def evolve(config: Evolve) -> None:
         accelerated("fp32", config.run, config.tracker) as accelerator,
         claimed(config.run, config, main_process=accelerator.is_main_process),
     ):
-        world, controller = prepare(config, open_dataset(config.latents, "latents").meta)
+        world, controller = prepare(config, open_dataset(config.latents, "latents"))
         processes = cores() if config.processes is None else config.processes
         judge = Judge(
             world,
             controller,
             processes=processes,
             max_steps=config.max_steps,
-            patience=config.patience,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
@@ -123,9 +124,9 @@ def evolve(config: Evolve) -> None:
             _run(config, controller, judge, accelerator)
 
 
-def prepare(config: Evolve, meta: DatasetMeta) -> tuple[WorldSpec, ControllerConfig]:
+def prepare(config: Evolve, dataset: Dataset) -> tuple[WorldSpec, ControllerConfig]:
     """The world that candidates are judged in, and what they are. Raises ValueError where V, M and data do not fit."""
-    vae = load_vae(config.vae)
+    meta, vae = dataset.meta, load_vae(config.vae)
     mark = fingerprint(vae)
     check_same_tokenizer(mark, meta.tokenizer, model=config.vae, other=config.latents)
     actions = ActionSpace.from_json(meta.action_space)
@@ -146,13 +147,14 @@ def prepare(config: Evolve, meta: DatasetMeta) -> tuple[WorldSpec, ControllerCon
     )
     dream = None
     if config.world == "dream":
-        assert config.max_steps is not None and mdn_rnn is not None
+        assert mdn_rnn is not None
         if mdn_rnn.reward_head is None and mdn_rnn.end_head is None:
             raise ValueError(
                 f"the dream of {config.mdn_rnn} has neither rewards nor an end, so that all controllers are equal in "
                 "it: train M with --model.reward-head or --model.end-head"
             )
-        dream = DreamSpec(latents=config.latents, max_steps=config.max_steps, temperature=config.temperature)
+        longest = max(sample.start + sample.length for sample in dataset.samples) - 1
+        dream = DreamSpec(latents=config.latents, max_steps=config.max_steps or longest, temperature=config.temperature)
     world = WorldSpec(
         environment=meta.environment,
         action_repeat=meta.action_repeat,
@@ -196,10 +198,11 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
             f"rollouts on {judge.workers.processes} workers x {accelerator.num_processes} ranks"
         )
 
-        def play(vectors: Vectors, seeds: list[int]) -> Judged:
+        def play(vectors: Vectors, seeds: list[int], patience: int) -> Judged:
             """By all ranks together, of the main one's candidates."""
             shared: list[Any] = broadcast_object_list([vectors])
-            mine = judge.rollouts(shared[0], seeds, tell=telling, stopped=lambda: bool(interrupts.received))
+            stopped = lambda: bool(interrupts.received)  # noqa: E731
+            mine = judge.rollouts(shared[0], seeds, patience=patience, tell=telling, stopped=stopped)
             found = judged(gather_object(mine), len(vectors))
             report.saw(found.num_steps // accelerator.num_processes)
             return found
@@ -207,7 +210,7 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
         telling = _Telling(report)
 
         for generation in range(first, config.generations + 1):
-            found = play(evolution.candidates, tracks(config, generation))
+            found = play(evolution.candidates, tracks(config, generation), config.patience)
             fitness = found.returns.mean(axis=1)
             evolution.tell(fitness)
             report.count(generation)
@@ -219,7 +222,7 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
             }
             if every(generation, config.champion_every, last=config.generations):
                 seeds = [CHAMPION_TRACKS + i for i in range(config.champion_rollouts)]
-                mean = float(play(evolution.mean[None], seeds).returns.mean())
+                mean = float(play(evolution.mean[None], seeds, 0).returns.mean())
                 if mean > champion.mean:
                     champion = Champion(vector=evolution.mean, generation=generation, mean=mean)
                 values |= {"mean_candidate_return": mean, "champion_return": champion.mean}
@@ -269,6 +272,7 @@ _LAPTOP = Evolve(
     generations=70,
     rollouts=2,
     evolution=EvolutionConfig(population=32),
+    max_steps=250,
     patience=25,
     champion_every=10,
     champion_rollouts=16,
@@ -315,6 +319,7 @@ PRESETS = {
         generations=1800,
         rollouts=16,
         evolution=EvolutionConfig(population=64),
+        max_steps=None,
         patience=0,
         champion_every=25,
         champion_rollouts=1024,

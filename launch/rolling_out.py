@@ -156,17 +156,16 @@ class Judge:
         *,
         processes: int,
         max_steps: int | None,
-        patience: int,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.world, self.controller = world, controller
-        self.max_steps, self.patience = max_steps, patience
+        self.max_steps = max_steps
         self.rank, self.world_size = rank, world_size
         self.workers = Workers(processes, restarts=3)
 
     def rollouts(
-        self, vectors: Vectors, seeds: Sequence[int], *, tell: Tell, stopped: Callable[[], bool]
+        self, vectors: Vectors, seeds: Sequence[int], *, patience: int, tell: Tell, stopped: Callable[[], bool]
     ) -> list[tuple[int, float, int]]:
         """(number, return, length) of this rank's share: rollout i is candidate i // len(seeds) on seed i % len(seeds).
 
@@ -184,7 +183,7 @@ class Judge:
                 vectors=vectors,
                 rollouts=tuple(everything[number] for number in share),
                 max_steps=self.max_steps,
-                patience=self.patience,
+                patience=patience,
             )
             for share in shares
         ]

@@ -55,11 +55,11 @@ def test_a_fitness_that_is_missing_or_not_finite_is_refused(fitness: NDArray[np.
 
 
 class Counting(LatentWorld):
-    """An episode lasts 2 + seed % 3 steps; a step earns the action, and nothing from step `tired` on."""
+    """An episode lasts 2 + seed % 3 steps; a step earns the action, and `idle` from step `tired` on."""
 
-    def __init__(self, num_envs: int, tired: int = 99, endless: bool = False) -> None:
+    def __init__(self, num_envs: int, tired: int = 99, endless: bool = False, idle: float = 0.0) -> None:
         super().__init__(num_envs, 1, ActionSpace(continuous=("x",)))
-        self.left, self.tired, self.endless = np.zeros(num_envs, np.int64), tired, endless
+        self.left, self.tired, self.endless, self.idle = np.zeros(num_envs, np.int64), tired, endless, idle
         self.taken = np.zeros(num_envs, np.int64)
         self.begun: list[int] = []
         self.stepped = 0
@@ -75,7 +75,7 @@ class Counting(LatentWorld):
         self.stepped += int(going.sum())
         self.left -= going
         self.taken += going
-        rewards = np.where(going & (self.taken < self.tired), actions[:, 0], 0).astype(np.float64)
+        rewards = np.where(self.taken < self.tired, actions[:, 0], self.idle) * going
         if not self.endless:
             self._terminated |= going & (self.left <= 0)
         nothing: dict[str, Any] = {}
@@ -113,6 +113,16 @@ def test_a_hopeless_rollout_is_given_up_and_the_next_gets_its_place() -> None:
     found = roll_out(world, C, VECTORS, [Rollout(0, s) for s in range(5)], max_steps=50, patience=6)
     assert found.lengths.tolist() == [3 + 6] * 5
     np.testing.assert_allclose(found.returns, 3 * np.tanh(0.5), rtol=1e-6)
+
+
+def test_what_a_hopeless_rollout_still_had_counts_as_it_earned_of_late() -> None:
+    """Else a car that leaves the road early would lose less than one that goes on slowly."""
+    world = Counting(1, tired=4, endless=True, idle=-0.5)
+    found = roll_out(world, C, VECTORS, [Rollout(0, 0)] * 2, max_steps=50, patience=6)
+    assert found.lengths.tolist() == [9, 9]
+    np.testing.assert_allclose(found.returns, 3 * np.tanh(0.5) - 0.5 * 47, rtol=1e-6)
+    with pytest.raises(ValueError, match="patience=6 needs max_steps"):
+        roll_out(world, C, VECTORS, [Rollout(0, 0)], patience=6)
 
 
 def test_progress_is_told_in_steps() -> None:

@@ -144,7 +144,7 @@ def spec(vmc: Path, num_envs: int = 2) -> WorldSpec:
 def judge(vmc: Path, processes: int, **more: int) -> Judge:
     controller = load_controller(vmc / "vmc/controller").config
     assert isinstance(controller, ControllerConfig)
-    return Judge(spec(vmc), controller, processes=processes, max_steps=6, patience=0, **more)
+    return Judge(spec(vmc), controller, processes=processes, max_steps=6, **more)
 
 
 def vectors(count: int = 3) -> np.ndarray:
@@ -152,12 +152,12 @@ def vectors(count: int = 3) -> np.ndarray:
 
 
 def test_what_is_judged_does_not_depend_on_workers_or_ranks(vmc: Path) -> None:
-    alone = judge(vmc, 0).rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+    alone = judge(vmc, 0).rollouts(vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False)
     shared = [
         found
         for rank in (1, 0)
         for found in judge(vmc, 0, rank=rank, world_size=2).rollouts(
-            vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False
+            vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False
         )
     ]
     mine, theirs = judged(alone, 3), judged(shared, 3)
@@ -178,12 +178,12 @@ def dying(order: rolling_out.Order, tell: Callable[..., None]) -> rolling_out.Ro
 def test_the_candidates_of_a_worker_that_dies_are_judged_again(
     vmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole = judge(vmc, 0).rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+    whole = judge(vmc, 0).rollouts(vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False)
     monkeypatch.setenv("REVERIE_TEST_MARK", str(tmp_path / "died"))
     broken = judge(vmc, 2)
     monkeypatch.setattr(rolling_out, "work", dying)
     with broken.workers:
-        found = broken.rollouts(vectors(), [5, 6], tell=lambda _: None, stopped=lambda: False)
+        found = broken.rollouts(vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False)
     assert (tmp_path / "died").exists() and "a worker process was killed" in capfd.readouterr().out
     np.testing.assert_allclose(judged(found, 3).returns, judged(whole, 3).returns, rtol=1e-4)
 
@@ -299,4 +299,4 @@ def test_a_dream_of_nothing_is_refused(vmc: Path, tmp_path: Path, call: Call) ->
         max_steps=5,
     )
     with pytest.raises(ValueError, match="neither rewards nor an end"):
-        prepare(config, Dataset.open(config.latents).meta)
+        prepare(config, Dataset.open(config.latents))
