@@ -7,13 +7,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.envs.base import Environment
+from agent.envs.base import RESTING, Environment
 from agent.scripted_driver import ScriptedDriver, Skill
 from dynamics.actions import ActionSpace
 
 Row = NDArray[np.float32]
-MEANS = {"brake": -0.9}
-"""Of random actions: a car with its brake on half of the time would stand still."""
+MEANS = dict.fromkeys(RESTING, -0.9)
+"""Of random actions."""
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ class EvolutionConfig:
     sigma: float = 0.1
     """Standard deviation of the first generation's parameters around zero."""
     seed: int = 0
+    """Of the candidates, and of the tracks that they are judged on."""
 
     def __post_init__(self) -> None:
         if self.population < 4 or self.sigma <= 0:

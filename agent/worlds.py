@@ -209,7 +209,7 @@ class DreamEnv(gymnasium.Env[Features, Row]):
         return seen[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
 
-def row_space(actions: ActionSpace) -> "spaces.Box":
+def row_space(actions: ActionSpace) -> spaces.Box:
     """Action rows as a gymnasium space; whole numbers of discrete parts are numbers between their bounds there."""
     low, high = actions.bounds()
     return spaces.Box(low, high, dtype=np.float32)

@@ -20,7 +20,7 @@ from tokenizer.draws import Draws
 from tokenizer.records import LatentClip
 from tokenizer.vae import sample
 
-LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
+LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class MDNRNNConfig:
     hidden: int = 256
     """Units of the LSTM: 256 in CarRacing, 512 in VizDoom."""
     num_gaussians: int = 5
+    """Of each channel's mixture."""
     reward_head: bool = False
     """Predicts the reward that comes with the next frame, for dreams that are to have some."""
     reward_weight: float = 0.1
@@ -151,9 +152,8 @@ class LSTM(nn.Module):
         for weight in (self.weight_ih, self.weight_hh):
             nn.init.xavier_uniform_(weight)
         with torch.no_grad():
-            self.bias[hidden : 2 * hidden] = (
-                1.0  # gates are [input, forget, cell, output]: it begins by forgetting little
-            )
+            # Of the gates input, forget, cell, output: at first little is forgotten.
+            self.bias[hidden : 2 * hidden] = 1.0
 
     def forward(self, inputs: Float[Tensor, "b t i"]) -> Float[Tensor, "b t u"]:
         """h after each input, from a state of zeros."""
@@ -173,7 +173,7 @@ class LSTM(nn.Module):
 def log_likelihood(mixture: Mixture, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     """Of each channel by itself, in nats."""
     scaled = (z.unsqueeze(-2) - mixture.means) * torch.exp(-mixture.log_stds)
-    terms = mixture.log_weights - mixture.log_stds - LOG_ROOT_TAU - 0.5 * scaled.square()
+    terms = mixture.log_weights - mixture.log_stds - LOG_ROOT_2PI - 0.5 * scaled.square()
     return torch.logsumexp(terms, dim=-2)
 
 

@@ -30,7 +30,7 @@ from launch import checkpoint, rolling_out
 from launch.checkpoint import Snapshot, describe
 from launch.distributed import Precision, cores
 from launch.engine import whole_copies
-from launch.models import default_device, device_name
+from launch.models import default_device, device_name, fingerprint
 from launch.optimizers import OptimizerConfig, make_optimizers
 from launch.rolling_out import Order, WorldSpec
 from launch.workers import Tell, Workers
@@ -38,6 +38,8 @@ from tokenizer.draws import Rows
 from tokenizer.records import Clip, EpisodeClip, LatentClip
 from tokenizer.vae import VAE, VAEConfig
 
+ENVIRONMENT = "CarRacing-v3"
+TYPES: tuple[Precision, ...] = ("bf16", "fp32")
 PEERS = {"vae_step_s": 0.090, "mdn_rnn_step_s": 0.013}
 """Seconds of ctallec/world-models for 32 frames and 16 x 32, in fp32, on two threads of a machine with AVX-512."""
 
@@ -45,8 +47,6 @@ PEERS = {"vae_step_s": 0.090, "mdn_rnn_step_s": 0.013}
 @dataclass(frozen=True, kw_only=True)
 class BenchVMC:
     preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
-    environment: str = "CarRacing-v3"
-    action_repeat: int = 4
     processes: int | None = None
     """Workers that play; one for each core where not given."""
     num_envs: int = 16
@@ -59,7 +59,6 @@ class BenchVMC:
     """That are measured; the median counts."""
     steps: int = 30
     """Training steps that are measured; the median counts."""
-    dtype: Precision = "bf16"
     json: Path | None = None
     """Also write the numbers here."""
 
@@ -73,24 +72,30 @@ def bench_vmc(config: BenchVMC) -> dict[str, Any]:
     device = default_device()
     numbers = {
         "device": device_name(device),
-        "dtype": config.dtype,
-        "vae_step_s": training_step_seconds(VAE(VAEConfig()), _frames(), config, device),
-        "mdn_rnn_step_s": training_step_seconds(MDNRNN(MDNRNNConfig()), _latents(), config, device),
+        "vae_step_s": {p: training_step_seconds(VAE(VAEConfig()), _frames(), p, config.steps) for p in TYPES},
+        "mdn_rnn_step_s": {
+            p: training_step_seconds(MDNRNN(MDNRNNConfig()), _latents(), p, config.steps) for p in TYPES
+        },
         "peer": PEERS,
     }
     return {**numbers, **_evolution(config)}
 
 
-def training_step_seconds(model: nn.Module, clip: Clip, config: BenchVMC, device: torch.device) -> float:
-    """Of loss, gradient and update, as the loop does them."""
+def _step_seconds(make: Callable[[], nn.Module], clip: Clip, steps: int) -> dict[str, float]:
+    return {precision: training_step_seconds(make(), clip, precision, steps) for precision in TYPES}
+
+
+def training_step_seconds(model: nn.Module, clip: Clip, precision: Precision, steps: int) -> float:
+    """Of loss, gradient and update, on a batch that is at hand."""
+    device = default_device()
     model, clip = model.to(device), clip.to(device)
     optimizers = make_optimizers(model, OptimizerConfig())
     times = []
-    for step in range(config.steps + 5):
+    for step in range(steps + 5):
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = model(clip, Rows(0, step, 0, len(clip.task), device))
         loss.backward()
         for optimizer in optimizers:
@@ -116,7 +121,7 @@ class Played(NamedTuple):
 
 def play(order: Order, tell: Tell) -> Played:
     """As `rolling_out.work`, and remembers what its environments were told."""
-    world = rolling_out._world(order.world)
+    world = rolling_out.world_of(order.world)
     assert isinstance(world, RealWorld)
     told: list[Told] = []
     envs, world.envs = world.envs, _Remembering(world.envs, told)  # type: ignore[assignment]
@@ -142,7 +147,7 @@ class _Remembering:
 def play_again(order: tuple[WorldSpec, list[Told]], tell: Tell) -> None:
     """The same, by the environments alone."""
     spec, told = order
-    world = rolling_out._world(spec)
+    world = rolling_out.world_of(spec)
     assert isinstance(world, RealWorld)
     for kind, what in told:
         getattr(world.envs, kind)(what)
@@ -171,7 +176,7 @@ def _evolution(config: BenchVMC) -> dict[str, Any]:
             rates.append((steps / evolving, steps / bare))
         evolved, alone = (median(values) for values in zip(*rates[1:], strict=True))
     return {
-        "environment": config.environment,
+        "environment": ENVIRONMENT,
         "processes": processes,
         "num_envs": config.num_envs,
         "evolution_steps_per_s": evolved,
@@ -205,16 +210,20 @@ def _orders(
 
 def _untrained(config: BenchVMC, folder: Path) -> WorldSpec:
     """A world with V and M as they were made: what they say costs the same time."""
-    for name, model in {"vae": VAE(VAEConfig()), "mdn_rnn": MDNRNN(MDNRNNConfig())}.items():
+    models = {"vae": VAE(VAEConfig()), "mdn_rnn": MDNRNN(MDNRNNConfig())}
+    marks = {name: fingerprint(model) for name, model in models.items()}
+    for name, model in models.items():
         tensors = whole_copies(model.state_dict().items())
         snapshot = Snapshot(model=tensors, ema={}, optimizer={}, config=describe(model))
         checkpoint.save(folder / name, 0, snapshot, {})
     return WorldSpec(
-        environment=config.environment,
-        action_repeat=config.action_repeat,
+        environment=ENVIRONMENT,
+        action_repeat=4,
         num_envs=config.num_envs,
         vae=folder / "vae",
+        vae_mark=marks["vae"],
         mdn_rnn=folder / "mdn_rnn",
+        mdn_rnn_mark=marks["mdn_rnn"],
     )
 
 
@@ -245,8 +254,12 @@ def show_vmc(numbers: dict[str, Any]) -> None:
     for column in ("", "here", "beside", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     for name, label in {"vae_step_s": "V step, 32 frames", "mdn_rnn_step_s": "M step, 16 x 32 frames"}.items():
-        mine, theirs = numbers[name], numbers["peer"][name]
-        table.add_row(f"{label} (ctallec)", f"{1e3 * mine:.1f} ms", f"{1e3 * theirs:.1f} ms", f"{theirs / mine:.2f}x")
+        theirs = numbers["peer"][name]
+        for precision, mine in numbers[name].items():
+            ratio = f"{theirs / mine:.2f}x"
+            table.add_row(
+                f"{label}, {precision} (ctallec, fp32)", f"{1e3 * mine:.1f} ms", f"{1e3 * theirs:.1f} ms", ratio
+            )
     table.add_row(
         f"steps of {numbers['environment']}, {numbers['processes']} processes (bare)",
         f"{numbers['evolution_steps_per_s']:.0f}/s",

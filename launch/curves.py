@@ -12,6 +12,10 @@ from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 SHOWN = (
     "loss",
     "held_out_psnr",
+    "kl",
+    "held_out_log_likelihood",
+    "reward_error",
+    "end_surprise",
     "flow_error",
     "bootstrap_error",
     "policy_loss",

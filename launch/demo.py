@@ -114,6 +114,7 @@ _VMC_STAGES = (
     Stage(
         name="vmc_latents",
         command="encode_latents",
+        preset="vmc_{}",
         folders={"tokenizer": f"{VMC}/vae", "data": f"{VMC}/data", "out": f"{VMC}/latents"},
     ),
     Stage(
@@ -200,8 +201,10 @@ def summarise(config: Demo, timings: dict[str, float]) -> None:
     if "dream" in config.stages:
         dream: dict[str, Any] = json.loads((config.run / "dream" / "dream.json").read_text())
         print(f"\ntokenizer: {dream['reconstruction_psnr']:.1f} dB reconstruction on held-out drives")
-    minutes = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in timings.items())
-    print(f"minutes: {minutes}; {sum(timings.values()) / 60:.1f} in all")
+    mine = {name: timings[name] for name in config.stages}
+    minutes = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in mine.items())
+    scoring = sum(seconds for name, seconds in mine.items() if name.endswith("scores"))
+    print(f"minutes: {minutes}; {sum(mine.values()) / 60:.1f} in all, {scoring / 60:.1f} of them scoring")
     print(f"\neverything is in {config.run}:")
     for name, what in {
         "tokenizer/reconstructions.png": "frames and what the tokenizer makes of them",

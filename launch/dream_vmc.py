@@ -13,14 +13,15 @@ from torch import Tensor
 from dynamics.mdn_rnn import MDNRNN, sample_mixture
 from launch.command import main
 from launch.models import check_same_tokenizer, default_device, fingerprint, for_inference, load_mdn_rnn, load_vae
+from launch.open_loop import finished
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json
 from launch.serial import to_json
 from launch.training import open_dataset
+from launch.vmc_agents import check_latents_of
 from tokenizer.draws import normal, uniform
 from tokenizer.metrics import psnr
 from tokenizer.records import LatentClip
-from tokenizer.shard_format import read_json
 from tokenizer.stream import windows
 
 
@@ -58,10 +59,10 @@ def dream_vmc(config: DreamVMC) -> None:
     mark = fingerprint(vae)
     check_same_tokenizer(mdn_rnn.config.tokenizer, mark, model=config.mdn_rnn, other=config.vae)
     dataset = open_dataset(config.held_out, "latents")
-    check_same_tokenizer(mark, dataset.meta.tokenizer, model=config.vae, other=config.held_out)
-    made_by = {"vae": mark, "mdn_rnn": fingerprint(mdn_rnn), **settings_of(config)}
+    check_latents_of(config.vae, mark, dataset)
+    made_by = {"mdn_rnn": fingerprint(mdn_rnn), "held_out": dataset.fingerprint()[:16], **settings_of(config)}
     path = config.run / "dream_vmc.json"
-    if path.exists() and read_json(path)["made_by"] == made_by:
+    if finished(path, made_by) is not None:
         print(f"already done: {config.run}")
         return
     vae, mdn_rnn = vae.to(device), for_inference(mdn_rnn, device, compile=False, half=False)
@@ -77,9 +78,14 @@ def dream_vmc(config: DreamVMC) -> None:
     every = max(1, config.horizon // 8)
     save_rows(config.run / "dream_vmc.png", {name: video[0, ::every] for name, video in shown.items()})
     save_side_by_side(config.run / "dream_vmc.mp4", {name: video[0] for name, video in shown.items()}, dataset.meta.fps)
-    found = {name: psnr(video, seen).mean(0).tolist() for name, video in shown.items() if video is not seen}
+    found = {
+        name: psnr(vae.visible(video), vae.visible(seen)).mean(0).tolist()
+        for name, video in shown.items()
+        if video is not seen
+    }
     for name, values in found.items():
-        print(f"{name}: {values[0]:.1f} dB after one frame, {values[-1]:.1f} after {config.horizon}")
+        after = f"{values[-1]:.1f} after {config.horizon}"
+        print(f"{name}: {values[0]:.1f} dB after one frame, {after}, against what V makes of the real ones")
     write_json(path, {"made_by": made_by, "psnr_against_vae": found})
     print(f"pictures in {config.run}")
 

@@ -278,7 +278,8 @@ class _Count:
         return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
-SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}, "take_cover": {}}
+SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}}
+VMC_SIZES: dict[str, dict[str, Any]] = {**SIZES, "take_cover": {}, "paper": {}}
 PRESETS = {
     name: EncodeLatents(
         tokenizer=Path(f"runs/{name}/tokenizer"),
@@ -287,6 +288,15 @@ PRESETS = {
         **sizes,
     )
     for name, sizes in SIZES.items()
+} | {
+    f"vmc_{name}": EncodeLatents(
+        tokenizer=Path(f"runs/{name}/vmc/vae"),
+        data=Path(f"runs/{name}/vmc/data"),
+        out=Path(f"runs/{name}/vmc/latents"),
+        **sizes,
+    )
+    for name, sizes in VMC_SIZES.items()
+    if name != "carracing"
 }
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def evaluate(config: Evaluate) -> None:
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
     path = config.run / "results.json"
-    results: dict[str, Any] = read_json(path) if path.exists() else {}
+    results = _kept(config, dataset.meta)
     for name in config.agents:
         if name == "dataset":
             results[name] = summarise([sample.reward_sum for sample in dataset.samples])
@@ -98,16 +98,35 @@ def evaluate(config: Evaluate) -> None:
     print(f"results in {path}")
 
 
+def _kept(config: Evaluate, meta: DatasetMeta) -> dict[str, Any]:
+    """Rows of agents that are not asked for now, as long as they were played in this environment and as long."""
+    path = config.run / "results.json"
+    before: dict[str, Any] = read_json(path) if path.exists() else {}
+    here = _played_in(config, meta)
+    kept = {}
+    for name, row in before.items():
+        scores = _scores_path(config, name)
+        made_by = read_json(scores)["made_by"] if scores.exists() else here  # `dataset` was not played
+        if all(made_by[key] == value for key, value in here.items()):
+            kept[name] = row
+        elif name not in config.agents:
+            print(f"{name}: its row is of another environment or of other episodes, and is left out")
+    return kept
+
+
+def _played_in(config: Evaluate, meta: DatasetMeta) -> dict[str, Any]:
+    """What must be the same for all rows of a table."""
+    return {"environment": meta.environment, "action_repeat": meta.action_repeat, "max_steps": config.max_steps}
+
+
+def _scores_path(config: Evaluate, name: str) -> Path:
+    return config.run / "scores" / f"{name}.json"
+
+
 def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta) -> list[float]:
     """Plays what is not played yet; each batch of tracks is written down when it ends."""
-    path = config.run / "scores" / f"{name}.json"
-    made_by = {
-        "environment": meta.environment,
-        "action_repeat": meta.action_repeat,
-        "model": _identity(name, config),
-        "task": config.task,
-        "max_steps": config.max_steps,
-    }
+    path = _scores_path(config, name)
+    made_by = {**_played_in(config, meta), "model": _identity(name, config), "task": config.task}
     kept = json.loads(path.read_text()) if path.exists() else {}
     scores: list[float] = kept["scores"] if kept.get("made_by") == made_by else []
     if len(scores) >= config.tracks:
@@ -192,14 +211,15 @@ def _identity(name: AgentName, config: Evaluate) -> str:
 
 
 def show(results: dict[str, Any]) -> None:
-    """The table for people; the gain over random is paired by track."""
+    """The table for people; the gain over random is paired by track, as far as both were played."""
     table = Table(title="Return in the real environment")
     for column in ("agent", "mean", "95 % interval", "std", "tracks", "gain over random"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name, row in results.items():
         gain = ""
-        if name not in ("random", "dataset") and "random" in results and row["tracks"] == results["random"]["tracks"]:
-            over = difference(row["scores"], results["random"]["scores"])
+        if name not in ("random", "dataset") and "random" in results:
+            both = min(row["tracks"], results["random"]["tracks"])
+            over = difference(row["scores"][:both], results["random"]["scores"][:both])
             gain = f"{over['mean']:+.0f} [{over['ci95'][0]:.0f}, {over['ci95'][1]:.0f}]"
         low, high = row["ci95"]
         numbers = (f"{row['mean']:.0f}", f"[{low:.0f}, {high:.0f}]", f"{row['std']:.0f}", str(row["tracks"]))
@@ -215,6 +235,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "laptop": ("laptop", {**_LAPTOP, "tracks": 20}),
     "vmc_debug": ("debug", {**_DEBUG, **_VMC}),
     "vmc_laptop": ("laptop", {**_LAPTOP, **_VMC, "tracks": 100}),
+    "vmc_paper": ("paper", {**_LAPTOP, **_VMC, "tracks": 100}),
     "vmc_take_cover": (
         "take_cover",
         {**_LAPTOP, "agents": ("random", "vmc_dream", "vmc_cold_dream"), "tracks": 100},

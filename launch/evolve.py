@@ -1,8 +1,8 @@
 """Evolve C of World Models by CMA-ES, in the real environment or in M's dream of it.
 
     python -m launch.evolve laptop
-    python -m launch.evolve laptop --inputs z --run runs/laptop/vmc/controller_v_only
-    python -m launch.evolve laptop --world dream --run runs/laptop/vmc/controller_dream
+    python -m launch.evolve laptop --inputs z --run runs/laptop/vmc/v_only
+    python -m launch.evolve laptop --world dream --run runs/laptop/vmc/dream
     accelerate launch --config_file launch/configs/ddp.yaml -m launch.evolve paper
 
 All processes of a machine play rollouts, and under a launcher those of all machines: every candidate on the same
@@ -11,6 +11,7 @@ tracks, which are others in each generation. Each generation is saved; the same 
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from agent.controller import ControllerConfig, Inputs
+from agent.envs.base import RESTING
 from agent.evolution import EvolutionConfig, Vectors
 from agent.seeds import BLOCK, CHAMPION_TRACKS, EVOLUTION_TRACKS
 from dynamics.actions import ActionSpace
@@ -37,9 +39,12 @@ from launch.report import Report
 from launch.rolling_out import DreamSpec, Judge, Judged, WorldSpec, judged
 from launch.run_folder import claimed
 from launch.training import open_dataset
+from launch.vmc_agents import check_latents_of
 from tokenizer.shards import Dataset
 
 SECONDS_BETWEEN_WORDS = 60.0
+SIDE_BY_SIDE, DREAMS_SIDE_BY_SIDE = 16, 128
+"""Rollouts of a process, where not told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ class Evolve:
     temperature: float = 1.0
     """Of dreams: above 1 they are less certain, and harder to exploit."""
     generations: int = 1800
+    """Of the whole run; raised later, it goes on."""
     rollouts: int = 16
     """Of each candidate, in each generation."""
     evolution: Annotated[EvolutionConfig, tyro.conf.arg(name="")] = EvolutionConfig()
@@ -76,8 +82,8 @@ class Evolve:
     """Generations between comparisons of the distribution's mean with the controller that is kept."""
     champion_rollouts: int = 64
     """Episodes of each comparison, always the same."""
-    num_envs: int = 16
-    """Rollouts side by side in each process, in one pass of V and M."""
+    num_envs: int | None = None
+    """Rollouts side by side in each process, in one pass of V and M; where not given 16, and 128 in dreams."""
     processes: int | None = None
     """Worker processes of each rank; one for each core where not given, 0 plays in the command's own."""
     keep: int = 2
@@ -86,15 +92,15 @@ class Evolve:
     """Where the curves are drawn, under the run's logs folder."""
 
     def __post_init__(self) -> None:
-        for name in ("generations", "rollouts", "champion_every", "champion_rollouts", "num_envs", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        counts = ("generations", "rollouts", "champion_every", "champion_rollouts", "num_envs", "keep", "max_steps")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}, needs at least 1")
         for name in ("patience", "hidden", "processes"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value} must not be negative")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps}, needs at least 1")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if self.patience and self.max_steps is None:
@@ -128,7 +134,7 @@ def prepare(config: Evolve, dataset: Dataset) -> tuple[WorldSpec, ControllerConf
     """The world that candidates are judged in, and what they are. Raises ValueError where V, M and data do not fit."""
     meta, vae = dataset.meta, load_vae(config.vae)
     mark = fingerprint(vae)
-    check_same_tokenizer(mark, meta.tokenizer, model=config.vae, other=config.latents)
+    check_latents_of(config.vae, mark, dataset)
     actions = ActionSpace.from_json(meta.action_space)
     mdn_rnn = None if config.inputs == "z" else load_mdn_rnn(config.mdn_rnn)
     if mdn_rnn is not None:
@@ -141,7 +147,7 @@ def prepare(config: Evolve, dataset: Dataset) -> tuple[WorldSpec, ControllerConf
         hidden=config.hidden,
         bias=config.bias,
         actions=actions,
-        resting=tuple(name for name in actions.continuous if name == "brake"),
+        resting=tuple(name for name in actions.continuous if name in RESTING),
         tokenizer=mark,
         mdn_rnn="" if mdn_rnn is None else fingerprint(mdn_rnn),
     )
@@ -158,9 +164,11 @@ def prepare(config: Evolve, dataset: Dataset) -> tuple[WorldSpec, ControllerConf
     world = WorldSpec(
         environment=meta.environment,
         action_repeat=meta.action_repeat,
-        num_envs=config.num_envs,
+        num_envs=config.num_envs or (SIDE_BY_SIDE if dream is None else DREAMS_SIDE_BY_SIDE),
         vae=config.vae,
+        vae_mark=mark,
         mdn_rnn=None if mdn_rnn is None else config.mdn_rnn,
+        mdn_rnn_mark=controller.mdn_rnn,
         dream=dream,
     )
     return world, controller
@@ -176,13 +184,12 @@ def _check_actions(mdn_rnn: MDNRNN, actions: ActionSpace, config: Evolve) -> Non
 
 def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator: Accelerator) -> None:
     path = agreed(checkpoint.latest(config.run))
-    evolution, champion, seconds = load_evolved(path, config.evolution, controller)
-    first = evolution.generation + 1
-    if first > config.generations:
-        accelerator.print(
-            f"already done: {config.run} has {evolution.generation} generations; raise --generations to go on"
-        )
+    done = 0 if path is None else int(checkpoint.load_state(path)["step"])
+    if done >= config.generations:
+        accelerator.print(f"already done: {config.run} has {done} generations; raise --generations to go on")
         return
+    evolution, champion, seconds = load_evolved(path, config.evolution, controller)
+    first = done + 1
     report = Report(
         config.run,
         accelerator,
@@ -201,13 +208,19 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
         def play(vectors: Vectors, seeds: list[int], patience: int) -> Judged:
             """By all ranks together, of the main one's candidates."""
             shared: list[Any] = broadcast_object_list([vectors])
-            stopped = lambda: bool(interrupts.received)  # noqa: E731
-            mine = judge.rollouts(shared[0], seeds, patience=patience, tell=telling, stopped=stopped)
-            found = judged(gather_object(mine), len(vectors))
+            mine = judge.rollouts(
+                shared[0],
+                seeds,
+                patience=patience,
+                tell=_Telling(report),
+                stopped=lambda: bool(interrupts.received),
+            )
+            interrupted, found = _of_all_ranks(mine, interrupts, len(vectors))
+            if interrupted:
+                report.say(f"stopped; {report.step} generations are saved, run the same command again to go on")
+                raise SystemExit(128 + interrupted)
             report.saw(found.num_steps // accelerator.num_processes)
             return found
-
-        telling = _Telling(report)
 
         for generation in range(first, config.generations + 1):
             found = play(evolution.candidates, tracks(config, generation), config.patience)
@@ -240,13 +253,22 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
         )
 
 
+def _of_all_ranks(
+    mine: Sequence[tuple[int, float, int]] | None, interrupts: Interrupts, num_candidates: int
+) -> tuple[int, Judged]:
+    """The signal that any rank received, on which all act together, and without one what all ranks played."""
+    parts: list[Any] = gather_object([(interrupts.received, mine)])
+    signals = [received for received, _ in parts if received]
+    found = [rollout for _, part in parts for rollout in part or ()]
+    return max(signals, default=0), judged([] if signals else found, num_candidates)
+
+
 class _Telling:
     """A line now and then about a generation that takes long."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self._steps, self._begun = 0, time.perf_counter()
-        self._next = SECONDS_BETWEEN_WORDS
+        self._steps, self._begun, self._next = 0, time.perf_counter(), SECONDS_BETWEEN_WORDS
 
     def __call__(self, steps: int) -> None:
         self._steps += steps
@@ -291,7 +313,6 @@ _TAKE_COVER = Evolve(
     max_steps=525,
     champion_every=10,
     champion_rollouts=64,
-    num_envs=128,
 )
 PRESETS = {
     "debug": replace(

@@ -4,7 +4,7 @@ From the fitnesses the evolution is told again, in its order; so nothing of CMA-
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,10 @@ from launch import checkpoint
 from launch.checkpoint import Snapshot
 from launch.distributed import say_once
 
-FITNESS = "vector.fitness"
-"""Where it lies among what a checkpoint's optimizer remembers, [generations, n]."""
+FITNESS, MEAN = "vector.fitness", "vector.mean"
+"""Where they lie among what a checkpoint's optimizer remembers: [generations, n], and the distribution's middle [p]."""
+SLACK = 1e-3
+"""Of the mean's distance from the saved one, in standard deviations of the distribution, that rounding may explain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,10 @@ def save_evolved(run: Path, controller: ControllerConfig, evolved: Evolved, *, k
     snapshot = Snapshot(
         model={"vector": torch.from_numpy(champion.vector).float()},
         ema={},
-        optimizer={FITNESS: torch.from_numpy(np.stack(evolution.fitness))},
+        optimizer={
+            FITNESS: torch.from_numpy(np.stack(evolution.fitness)),
+            MEAN: torch.from_numpy(evolution.mean),
+        },
         config=checkpoint.describe(Controller(controller)),
     )
     mean = None if champion.mean == -math.inf else champion.mean
@@ -66,13 +71,23 @@ def load_evolved(path: Path | None, config: EvolutionConfig, controller: Control
         return Evolved(evolution, Champion(vector=evolution.mean))
     known = checkpoint.load_config(path, ControllerConfig)
     if known != controller:
+        differing = [
+            f"{field.name}={getattr(known, field.name)!r} there and {getattr(controller, field.name)!r} here"
+            for field in fields(controller)
+            if getattr(known, field.name) != getattr(controller, field.name)
+        ]
         raise ValueError(
-            f"{path} holds a controller of {known.num_parameters} parameters for {known}, and this command would "
-            f"evolve one of {controller.num_parameters} for {controller}: name another folder with --run"
+            f"{path} holds a controller of {known.num_parameters} parameters, and this command would evolve one of "
+            f"{controller.num_parameters}, with {', '.join(differing)}: name another folder with --run"
         )
-    told = checkpoint.read_tensors(path / "optimizer.safetensors")[FITNESS].numpy()
-    evolution = Evolution.replay(controller.num_parameters, config, list(told))
+    told = checkpoint.read_tensors(path / "optimizer.safetensors")
+    evolution = Evolution.replay(controller.num_parameters, config, list(told[FITNESS].numpy()))
     state = checkpoint.load_state(path)
+    if np.abs(evolution.mean - told[MEAN].numpy()).max() > SLACK * evolution.sigma:
+        raise ValueError(
+            f"what {path} was told does not lead to where it was: it was made with another version of the library cma, "
+            "or another --sigma or --seed; go on with what it began with, or begin another run"
+        )
     if state["candidates"] != evolution.fingerprint():
         say_once(
             "warning: this machine calculates other candidates from what was told so far, by its rounding: the "

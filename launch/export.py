@@ -18,6 +18,9 @@ from launch.models import MAKERS, identity, newest
 from tokenizer.shard_format import read_json
 
 LOADERS = {
+    "VAE": "load_vae",
+    "MDNRNN": "load_mdn_rnn",
+    "Controller": "load_controller",
     "Tokenizer": "load_tokenizer",
     "WorldModel": "load_world",
     "Agent": "load_agent",

@@ -130,7 +130,7 @@ def for_inference(model: M, device: torch.device, *, compile: bool, half: bool =
     What this machine cannot do is left out, and said once.
     """
     model = model.eval().requires_grad_(False).to(device)
-    if half and not has_bf16():
+    if half and device.type == "cuda" and not has_bf16():
         say_once(f"{torch.cuda.get_device_name()} cannot calculate in bf16: models run in fp32, in twice the memory")
         half = False
     for part in [model.world] if isinstance(model, Agent) else [model]:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from agent.controller import ControllerConfig
 from agent.envs.vector import VectorEnv
@@ -20,11 +22,10 @@ from agent.evolution import Rollout, Rollouts, Vectors, roll_out
 from agent.senses import Senses
 from agent.worlds import DreamWorld, LatentWorld, RealWorld
 from dynamics.mdn_rnn import MDNRNN
-from launch.models import for_inference, load_mdn_rnn, load_vae
+from launch.models import fingerprint, for_inference, load_mdn_rnn, load_vae
 from launch.workers import Tell, Workers
 from tokenizer.records import LatentClip
 from tokenizer.shards import Dataset
-from tokenizer.vae import VAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,32 +37,50 @@ class WorldSpec:
     num_envs: int
     """Side by side, in each worker."""
     vae: Path
+    """Run folder of V."""
+    vae_mark: str
+    """Its fingerprint, in case that it is trained on."""
     mdn_rnn: Path | None
-    """Run folders."""
+    """Run folder of M, where the controller sees it."""
+    mdn_rnn_mark: str = ""
     dream: "DreamSpec | None" = None
     """In its place, not the environment but M's dream of it."""
-    stock: bool = False
 
     def make(self) -> LatentWorld:
         if self.dream is not None:
-            assert self.mdn_rnn is not None
+            mdn_rnn = self._load_m()
+            assert mdn_rnn is not None
             return DreamWorld(
-                load_m(self.mdn_rnn),
+                mdn_rnn,
                 first_latents(self.dream.latents),
                 num_envs=self.num_envs,
                 max_steps=self.dream.max_steps,
                 temperature=self.dream.temperature,
                 living_reward=float(self.action_repeat),
             )
-        senses = Senses(load_v(self.vae), None if self.mdn_rnn is None else load_m(self.mdn_rnn))
+        vae = load_vae(self.vae)
+        _check_mark(vae, self.vae_mark, self.vae)
+        senses = Senses(for_inference(vae, torch.device("cpu"), compile=False), self._load_m())
         envs = VectorEnv(
             self.environment,
             num_envs=self.num_envs,
             processes=0,
-            stock=self.stock,
+            stock=False,
             action_repeat=self.action_repeat,
         )
         return RealWorld(envs, senses)
+
+    def _load_m(self) -> MDNRNN | None:
+        if self.mdn_rnn is None:
+            return None
+        mdn_rnn = load_mdn_rnn(self.mdn_rnn)
+        _check_mark(mdn_rnn, self.mdn_rnn_mark, self.mdn_rnn)
+        return for_inference(mdn_rnn, torch.device("cpu"), compile=False, half=False)
+
+
+def _check_mark(model: nn.Module, mark: str, run: Path) -> None:
+    if fingerprint(model) != mark:
+        raise ValueError(f"{run} was trained on while a controller was evolved with it: evolve one for it in a new run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +89,6 @@ class DreamSpec:
     """Folder of latent shards, with whose episodes' first frames dreams begin."""
     max_steps: int
     temperature: float
-
-
-def load_v(run: Path) -> VAE:
-    return for_inference(load_vae(run), torch.device("cpu"), compile=False)
-
-
-def load_m(run: Path) -> MDNRNN:
-    return for_inference(load_mdn_rnn(run), torch.device("cpu"), compile=False, half=False)
 
 
 def first_latents(folder: Path) -> Tensor:
@@ -119,7 +130,7 @@ def work(order: Order, tell: Tell) -> Rollouts:
             done = 0
 
     found = roll_out(
-        _world(order.world),
+        world_of(order.world),
         order.controller,
         order.vectors,
         order.rollouts,
@@ -132,7 +143,7 @@ def work(order: Order, tell: Tell) -> Rollouts:
 
 
 @lru_cache(maxsize=1)
-def _world(spec: WorldSpec) -> LatentWorld:
+def world_of(spec: WorldSpec) -> LatentWorld:
     """One for all orders of a process."""
     return spec.make()
 
@@ -140,8 +151,7 @@ def _world(spec: WorldSpec) -> LatentWorld:
 class Judged(NamedTuple):
     """Of each candidate."""
 
-    returns: "np.ndarray[tuple[int, int], np.dtype[np.float64]]"
-    """[n, rollouts]."""
+    returns: Float64[NDArray[np.float64], "n rollouts"]
     num_steps: int
     """Of environments, in all."""
 
@@ -166,9 +176,10 @@ class Judge:
 
     def rollouts(
         self, vectors: Vectors, seeds: Sequence[int], *, patience: int, tell: Tell, stopped: Callable[[], bool]
-    ) -> list[tuple[int, float, int]]:
-        """(number, return, length) of this rank's share: rollout i is candidate i // len(seeds) on seed i % len(seeds).
+    ) -> list[tuple[int, float, int]] | None:
+        """(number, return, length) of this rank's share; None where it was stopped before all of them.
 
+        Rollout i is candidate i // len(seeds) on seed i % len(seeds).
         Neighbours go to different workers, so that none gets all of the candidates that live long.
         """
         everything = [Rollout(candidate, seed) for candidate in range(len(vectors)) for seed in seeds]
@@ -187,7 +198,12 @@ class Judge:
             )
             for share in shares
         ]
-        found = self.workers.carry_out(orders, work, tell, stopped=stopped)
+        try:
+            found = self.workers.carry_out(orders, work, tell, stopped=stopped)
+        except KeyboardInterrupt:
+            if not stopped():
+                raise
+            return None
         return [
             (number, float(result.returns[i]), int(result.lengths[i]))
             for share, result in zip(shares, found, strict=True)
@@ -198,5 +214,5 @@ class Judge:
 def judged(found: Sequence[tuple[int, float, int]], num_candidates: int) -> Judged:
     """The rollouts of all ranks put together."""
     in_order = sorted(found)
-    returns = np.array([value for _, value, _ in in_order]).reshape(num_candidates, -1)
+    returns = np.array([value for _, value, _ in in_order], dtype=np.float64).reshape(num_candidates, -1)
     return Judged(returns, sum(length for _, _, length in in_order))

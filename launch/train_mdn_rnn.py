@@ -14,7 +14,7 @@ from dynamics.actions import ActionSpace
 from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from launch.command import main
 from launch.loop import LoopConfig
-from launch.models import default_device
+from launch.models import check_same_tokenizer, default_device
 from launch.training import Source, TrainOnLatents, open_source, run_training
 
 
@@ -34,7 +34,8 @@ class TrainMDNRNN(TrainOnLatents):
 
 def train_mdn_rnn(config: TrainMDNRNN) -> None:
     unseen = replace(config, data=(str(config.held_out),), weights=())
-    held_out = open_source(unseen, "latents", config.tokenizer, default_device(), half=config.loop.precision == "bf16")
+    source = open_source(unseen, "latents", config.tokenizer, default_device(), half=config.loop.precision == "bf16")
+    held_out, of_held_out = source.windows(config.length, config.held_out_clips), source.meta
 
     def build(source: Source) -> nn.Module:
         kinds, channels = source.meta.item_shape
@@ -43,6 +44,12 @@ def train_mdn_rnn(config: TrainMDNRNN) -> None:
                 f"{source.dataset.name} holds latents of {kinds} tokens x {channels} channels, no means and variances "
                 "of a V: encode the video by `python -m launch.encode_latents` with the run of `launch.train_vae`"
             )
+        if source.meta.action_space != of_held_out.action_space:
+            raise ValueError(
+                f"{source.dataset.name} has actions {source.meta.action_space}, and {config.held_out} has "
+                f"{of_held_out.action_space}: give held-out shards of the same environment"
+            )
+        check_same_tokenizer(source.meta.tokenizer, of_held_out.tokenizer, model=config.run, other=config.held_out)
         return MDNRNN(
             replace(
                 config.model,
@@ -55,7 +62,7 @@ def train_mdn_rnn(config: TrainMDNRNN) -> None:
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         """On the same samples of z each time."""
         device = next(model.parameters()).device
-        clips = held_out.windows(config.length, config.held_out_clips).to(device)
+        clips = held_out.to(device)
         with torch.no_grad():
             _, metrics = model(clips, torch.Generator(device).manual_seed(0))
         return {f"held_out_{name}": float(value) for name, value in metrics.items() if name != "loss"}
@@ -68,6 +75,7 @@ _LAPTOP = TrainMDNRNN(
     data=("runs/laptop/vmc/latents/train",),
     held_out=Path("runs/laptop/vmc/latents/held_out"),
     evaluate_every=1000,
+    whole_ends=True,
     batch_size=32,
     length=64,
     model=MDNRNNConfig(reward_head=True),
@@ -88,6 +96,7 @@ PRESETS = {
         data=("runs/debug/vmc/latents/train",),
         held_out=Path("runs/debug/vmc/latents/held_out"),
         held_out_clips=2,
+        whole_ends=True,
         batch_size=2,
         length=8,
         model=MDNRNNConfig(reward_head=True),
@@ -99,7 +108,7 @@ PRESETS = {
         run=Path("runs/take_cover/vmc/mdn_rnn"),
         data=("runs/take_cover/vmc/latents/train",),
         held_out=Path("runs/take_cover/vmc/latents/held_out"),
-        length=32,
+        length=24,
         model=MDNRNNConfig(hidden=512, end_head=True),
     ),
     # Long windows of 10,000 episodes in batches of 100, at the authors' learning rate.

@@ -34,9 +34,9 @@ def train_vae(config: TrainVAE) -> None:
 
 
 def reconstruct(model: nn.Module, video: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """The video without what is hidden, and what comes out again from the means of its latents."""
+    """The rows that V sees, and what comes out again from the means of their latents; PSNR is of these rows."""
     assert isinstance(model, VAE)
-    return model.seen(video), model.decode(model.encode(video)[..., 0, :]), {}
+    return model.visible(video), model.visible(model.decode(model.encode(video)[..., 0, :])), {}
 
 
 _LAPTOP = TrainVAE(

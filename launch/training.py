@@ -12,7 +12,8 @@ import tyro
 from accelerate import Accelerator
 from torch import nn
 
-from dynamics.world_model import DynamicsConfig, WorldModel
+from dynamics.mdn_rnn import MDNRNN
+from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.compiling import SLOWER, RecomputesLayers, checkpoint_activations, compile_model
 from launch.distributed import accelerated, parallelism, say_once
@@ -81,6 +82,8 @@ class TrainConfig(DataConfig):
     """Clips of a long step, on each process; where not given so many that the frames are those of a short one."""
     labeled_share: float = 1.0
     """Share of the episodes whose actions are shown; the others are video without actions."""
+    whole_ends: bool = False
+    """Whether first and last frames of episodes are shown as often as those between; few windows reach them else."""
     mix_shards: int | None = None
     """Shards whose samples are mixed at a time; where not given all, of shards at URLs 16."""
     init_from: Path | None = None
@@ -232,8 +235,8 @@ def _build(
 
 def _begin_with(model: nn.Module, run: Path) -> None:
     path = newest(run, type(model).__name__)
-    if isinstance(model, WorldModel):
-        known = checkpoint.load_config(path, DynamicsConfig).tokenizer
+    if isinstance(model, WorldModel | MDNRNN):
+        known = checkpoint.load_config(path, type(model.config)).tokenizer
         check_same_tokenizer(known, model.config.tokenizer, model=run, other="the data")
     fresh = checkpoint.load_matching(model, path)
     say_once(f"begins with the weights of {run}" + (f"; new are {', '.join(fresh)}" if fresh else ""))
@@ -283,6 +286,7 @@ def open_stream(
             num_workers=config.num_workers,
             labeled_share=config.labeled_share,
             mix_shards=shards_mixed(config, dataset),
+            whole_ends=config.whole_ends,
         )
         uniform = ClipStream(dataset, settings, *place)
         return uniform if chosen is None else PairedStream(uniform, ClipStream(chosen, settings, *place))

@@ -17,6 +17,7 @@ from launch.models import (
     newest,
 )
 from tokenizer.shard_format import DatasetMeta
+from tokenizer.shards import Dataset
 
 CONTROLLERS = {
     "vmc": "controller",
@@ -52,6 +53,15 @@ def load_vmc(folder: Path, agent: str, meta: DatasetMeta) -> VMCPolicy:
         mdn_rnn = for_inference(mdn_rnn, device, compile=False, half=False)
     vae = for_inference(vae, device, compile=False)
     return VMCPolicy(vae, mdn_rnn, controller.to(device))
+
+
+def check_latents_of(vae: Path, mark: str, dataset: Dataset) -> None:
+    """Raises ValueError where latents are not of this V."""
+    if dataset.meta.tokenizer != mark:
+        raise ValueError(
+            f"{dataset.name} holds latents of {dataset.meta.tokenizer or 'no V'}, and the V in {vae} is {mark}: encode "
+            "the video with it (`python -m launch.encode_latents`), or give the V that they are of"
+        )
 
 
 def identity_of(folder: Path, agent: str) -> str:

@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 100
 
 # SeedSequence pads with zeros, so (seed, epoch) and (seed, epoch, 0) are one state: each use begins with a number.
 _WINDOW, _LENGTH, _LABELS = 2, 4, 5  # 1, 3 and 6 are those of `tokenizer.order`
-UNSAID: dict[str, Any] = {"labeled_share": 1.0, "mix_shards": None, "weights": []}
+UNSAID: dict[str, Any] = {"labeled_share": 1.0, "mix_shards": None, "weights": [], "whole_ends": False}
 """What states that were saved by older versions mean by their silence."""
 
 
@@ -50,6 +50,9 @@ class StreamConfig:
     """Share of the samples that keep their actions; the others are video without actions."""
     mix_shards: int | None = None
     """Shards whose samples are mixed at a time; None mixes all."""
+    whole_ends: bool = False
+    """Whether a sample's first and last frames are shown as often as those between: windows are drawn from beyond its
+    ends too, and moved inside. Without it a window begins anywhere that it fits, and few reach the ends."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -117,6 +120,7 @@ class ClipStream:
             "labeled_share": self.config.labeled_share,
             "mix_shards": self.config.mix_shards,
             "weights": list(self.slots.dataset.weights),
+            "whole_ends": self.config.whole_ends,
             "batch_size": self.config.batch_size,
             "world_size": self.world_size,
             "dataset": self._fingerprint,
@@ -129,7 +133,7 @@ class ClipStream:
         result is a sentence that says so. Raises ValueError where seed, length, labels or data are not the same.
         """
         mine, state = self.state_dict(), UNSAID | state
-        for name in ("seed", "length", "labeled_share", "mix_shards", "weights", "dataset"):
+        for name in ("seed", "length", "labeled_share", "mix_shards", "weights", "whole_ends", "dataset"):
             if state[name] != mine[name]:
                 raise ValueError(
                     f"the stream was saved with {name}={state[name]!r} and now has {mine[name]!r}: "
@@ -233,7 +237,7 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
 
     def __init__(self, dataset: Dataset, config: StreamConfig) -> None:
         self.dataset, self.seed, self.length = dataset, config.seed, config.length
-        self.labeled_share = config.labeled_share
+        self.labeled_share, self.whole_ends = config.labeled_share, config.whole_ends
         lengths = [sample.length for sample in dataset.samples]
         eligible = [index for index, length in enumerate(lengths) if length >= config.length]
         if not eligible:
@@ -271,7 +275,10 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
 
     def _start(self, epoch: int, sample: int) -> int:
         rng = np.random.default_rng((_WINDOW, self.seed, epoch, sample))
-        return int(rng.integers(self.dataset.samples[sample].length - self.length + 1))
+        length = self.dataset.samples[sample].length
+        if not self.whole_ends:
+            return int(rng.integers(length - self.length + 1))
+        return min(max(0, int(rng.integers(1 - self.length, length))), length - self.length)
 
 
 class _RankSlots:

@@ -80,6 +80,10 @@ class VAE(nn.Module):
         """With what is hidden from V in black."""
         return self.encoder.seen(video)
 
+    def visible(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c v w"]:
+        """Without the rows that are hidden."""
+        return video[..., : SIZE - self.config.hidden_rows, :]
+
     def encode(self, video: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t n d"]:
         """Mean and log-variance of each frame."""
         latents: Tensor = self.encoder(video)
@@ -143,9 +147,10 @@ class FromOnePixel(nn.ConvTranspose2d):
 
     def forward(self, x: Float[Tensor, "b c 1 1"], output_size: list[int] | None = None) -> Float[Tensor, "b o k k"]:
         assert self.bias is not None
-        product = x.flatten(1) @ self.weight.flatten(1)
-        picture: Tensor = product.unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]
-        return picture.contiguous(memory_format=torch.channels_last)
+        channels_last = self.weight.permute(0, 2, 3, 1)  # as it lies in memory
+        product = (x.flatten(1) @ channels_last.flatten(1)).unflatten(1, channels_last.shape[1:]) + self.bias
+        picture: Tensor = product.permute(0, 3, 1, 2)
+        return picture
 
 
 def sample(latents: Float[Tensor, "b t n d"], generator: Draws) -> Float[Tensor, "b t d"]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from dynamics.actions import ActionSpace
 
+RESTING = ("brake",)
+"""Continuous parts that rest at -1, in whatever game has them: around 0 a car would stand on its brake."""
 OVERSHOOT = 1e-4  # a policy's float arithmetic may leave [-1, 1] by this much
 
 

@@ -5,6 +5,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +19,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from agent.controller import ControllerConfig
-from agent.evolution import Rollout
 from launch import checkpoint, rolling_out
 from launch.curves import read_metrics
 from launch.demo import PRESETS as DEMOS
@@ -76,10 +78,17 @@ def test_its_rows_join_those_that_are_there(vmc: Path, tmp_path: Path, call: Cal
     shutil.copytree(vmc / "evaluation", tmp_path / "evaluation")
     path = tmp_path / "evaluation/results.json"
     results = json.loads(path.read_text())
-    path.write_text(json.dumps({"cloned": results["random"], "vmc": results["random"]}))
+    path.write_text(json.dumps({name: results["random"] for name in ("dataset", "random", "vmc", "vmc_hidden")}))
+    other = path.parent / "scores/vmc_hidden.json"
+    longer = json.loads(other.read_text())
+    longer["made_by"]["max_steps"] = 1000
+    other.write_text(json.dumps(longer))
     data = ("--data", vmc / "vmc/data/train", "--vmc", vmc / "vmc")
-    assert call("evaluate", "vmc_debug", "--run", path.parent, *data, "--agents", "vmc") == 0
-    assert json.loads(path.read_text()) == {"cloned": results["random"], "vmc": results["vmc"]}
+    assert call("evaluate", "vmc_debug", "--run", path.parent, *data, "--agents", "vmc", "--tracks", 2) == 0
+    merged = json.loads(path.read_text())
+    assert list(merged) == ["dataset", "random", "vmc"], "other episodes do not compare"
+    assert merged["random"] == results["random"] and merged["vmc"]["tracks"] == 2
+    assert merged["vmc"]["scores"][:1] == results["vmc"]["scores"]
 
 
 @pytest.mark.parametrize("path", ["vae/reconstructions.png", "dreams/dream_vmc.png", "controller/evolution.png"])
@@ -121,8 +130,7 @@ def test_an_evolution_that_is_cut_goes_on_to_the_same_candidates(
     assert call("evolve", *options(vmc, tmp_path / "straight", *world, "--generations", 4)) == 0
     for generations in (1, 3, 4):
         assert call("evolve", *options(vmc, tmp_path / "cut", *world, "--generations", generations)) == 0
-    mine, theirs = saved(tmp_path / "cut"), saved(tmp_path / "straight")
-    assert mine[1].equal(theirs[1]) and mine[2] == theirs[2]
+    assert_same(tmp_path / "cut", tmp_path / "straight")
 
 
 def test_candidates_of_a_generation_share_their_tracks_and_generations_do_not() -> None:
@@ -169,7 +177,7 @@ def test_what_is_judged_does_not_depend_on_workers_or_ranks(vmc: Path) -> None:
 def dying(order: rolling_out.Order, tell: Callable[..., None]) -> rolling_out.Rollouts:
     """The first worker that gets the marked candidate dies of it."""
     mark = Path(os.environ["REVERIE_TEST_MARK"])
-    if Rollout(2, 6) in order.rollouts and not mark.exists():
+    if 2 in {rollout.candidate for rollout in order.rollouts} and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return rolling_out.work(order, tell)
@@ -190,7 +198,6 @@ def test_the_candidates_of_a_worker_that_dies_are_judged_again(
 
 @pytest.mark.slow
 def test_two_ranks_evolve_what_one_does(vmc: Path, tmp_path: Path, call: Call) -> None:
-    pytest.importorskip("accelerate")
     assert call("evolve", *options(vmc, tmp_path / "one")) == 0
     launcher = ["accelerate", "launch", "--config_file", "launch/configs/ddp.yaml", "--num_processes", "2"]
     command = [*launcher, "-m", "launch.evolve", *map(str, options(vmc, tmp_path / "two"))]
@@ -280,9 +287,75 @@ def test_take_cover_is_evolved_in_the_dream_and_judged_in_the_game(tmp_path: Pat
     assert all(0 < score <= 80 for row in results.values() for score in row["scores"])
 
 
-def test_m_wants_the_latents_of_a_v(pipeline: Path, vmc: Path, tmp_path: Path, call: Call) -> None:
+def test_m_wants_the_latents_of_a_v(
+    pipeline: Path, vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
     places = ("--held-out", pipeline / "latents/held_out", "--run", tmp_path / "m")
     assert call("train_mdn_rnn", "debug", "--data", pipeline / "latents/train", *places) == 1
+    assert "no means and variances of a V: encode the video" in " ".join(capfd.readouterr().err.split())
+
+
+def test_m_is_judged_on_latents_of_its_own_v(
+    vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(vmc / "vmc/latents/held_out", tmp_path / "held_out")
+    index = json.loads((tmp_path / "held_out/index.json").read_text())
+    (tmp_path / "held_out/index.json").write_text(json.dumps({**index, "tokenizer": "of another V"}))
+    places = ("--data", vmc / "vmc/latents/train", "--held-out", tmp_path / "held_out", "--run", tmp_path / "m")
+    assert call("train_mdn_rnn", "debug", *places) == 1
+    assert "is of tokenizer of another V" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["vae", "mdn_rnn"])
+def test_a_training_that_is_cut_equals_a_straight_one(vmc: Path, tmp_path: Path, call: Call, name: str) -> None:
+    data = vmc / "vmc" / ("data" if name == "vae" else "latents")
+    places = ("--data", data / "train", "--held-out", data / "held_out", "--schedule", "constant")
+    for steps in (2, 4):
+        assert call(f"train_{name}", "debug", "--run", tmp_path / "cut", *places, "--steps", steps) == 0
+    assert call(f"train_{name}", "debug", "--run", tmp_path / "straight", *places, "--steps", 4) == 0
+    one, other = checkpoint.latest(tmp_path / "cut"), checkpoint.latest(tmp_path / "straight")
+    assert one is not None and other is not None
+    for file in ("model", "ema", "optimizer"):
+        mine, theirs = (checkpoint.read_tensors(path / f"{file}.safetensors") for path in (one, other))
+        assert mine.keys() == theirs.keys() and all(mine[key].equal(theirs[key]) for key in mine)
+
+
+def test_an_evolution_told_by_another_library_is_refused(
+    vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Told the same fitnesses it would come to another place, and go on from there without a word."""
+    shutil.copytree(vmc / "vmc/controller", tmp_path / "run")
+    path = checkpoint.latest(tmp_path / "run")
+    assert path is not None
+    told = checkpoint.read_tensors(path / "optimizer.safetensors")
+    save_file({**told, "vector.mean": told["vector.mean"] + 0.1}, path / "optimizer.safetensors")
+    assert call("evolve", *options(vmc, tmp_path / "run", "--generations", 3)) == 1
+    assert "another version of the library cma" in " ".join(capfd.readouterr().err.split())
+
+
+def test_an_evolution_whose_worker_dies_ends_at_the_same_candidates(
+    vmc: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = options(vmc, tmp_path / "whole", "--processes", 2)
+    assert call("evolve", *whole) == 0
+    monkeypatch.setenv("REVERIE_TEST_MARK", str(tmp_path / "died"))
+    monkeypatch.setattr(rolling_out, "work", dying)
+    assert call("evolve", *options(vmc, tmp_path / "broken", "--processes", 2)) == 0
+    assert (tmp_path / "died").exists()
+    assert_same(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_ctrl_c_leaves_whole_generations(vmc: Path, tmp_path: Path) -> None:
+    arguments = options(vmc, tmp_path / "run", "--generations", 500)
+    command = [sys.executable, "-m", "launch.evolve", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and checkpoint.latest(tmp_path / "run") is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert "generations are saved, run the same command again to go on" in said
+    assert saved(tmp_path / "run")[1].shape[0] >= 1
 
 
 def test_a_dream_of_nothing_is_refused(vmc: Path, tmp_path: Path, call: Call) -> None:

@@ -449,3 +449,23 @@ def test_another_share_of_labels_does_not_resume(labeled: Dataset) -> None:
     assert stream(1.0).load_state_dict(state) is None
     with pytest.raises(ValueError, match="labeled_share=1.5 is not in"):
         stream(1.5)
+
+
+def test_with_whole_ends_the_last_frame_is_shown_as_often_as_others(folder: Path) -> None:
+    """Where an episode ends is its last frame alone: one window in L - T + 1 reached it, and so few showed an end."""
+    from collections import Counter
+
+    dataset = Dataset.open(folder)
+    length, counts = 6, {}
+    for whole_ends in (False, True):
+        stream = ClipStream(dataset, StreamConfig(length=length, batch_size=1, whole_ends=whole_ends))
+        longest = max(range(len(dataset)), key=lambda index: dataset.samples[index].length)
+        frames = Counter[int]()
+        for epoch in range(4000):
+            start = stream.slots._start(epoch, longest)
+            frames.update(range(start, start + length))
+        counts[whole_ends] = [frames[t] for t in range(dataset.samples[longest].length)]
+        assert sum(counts[whole_ends]) == 4000 * length
+    middle = len(counts[True]) // 2
+    assert counts[False][-1] < 0.35 * counts[False][middle]
+    assert 0.8 < counts[True][-1] / counts[True][middle] < 1.25 and 0.8 < counts[True][0] / counts[True][middle] < 1.25
