@@ -59,7 +59,6 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = VAEEncoder(config)
         self.decoder = VAEDecoder(config)
-        self.to(memory_format=torch.channels_last)  # for the convolutions' speed
 
     def forward(self, batch: EpisodeClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction error, summed over a frame's pixels, plus the KL divergence from a standard normal.
@@ -147,10 +146,9 @@ class FromOnePixel(nn.ConvTranspose2d):
 
     def forward(self, x: Float[Tensor, "b c 1 1"], output_size: list[int] | None = None) -> Float[Tensor, "b o k k"]:
         assert self.bias is not None
-        channels_last = self.weight.permute(0, 2, 3, 1)  # as it lies in memory
-        product = (x.flatten(1) @ channels_last.flatten(1)).unflatten(1, channels_last.shape[1:]) + self.bias
-        picture: Tensor = product.permute(0, 3, 1, 2)
-        return picture
+        product = x.flatten(1) @ self.weight.flatten(1)
+        picture: Tensor = product.unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]
+        return picture.contiguous(memory_format=torch.channels_last)
 
 
 def sample(latents: Float[Tensor, "b t n d"], generator: Draws) -> Float[Tensor, "b t d"]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import save_file
 
-from agent.controller import ControllerConfig
 from launch import checkpoint, rolling_out
 from launch.curves import read_metrics
 from launch.demo import PRESETS as DEMOS
 from launch.evolve import PRESETS, Evolve, prepare, tracks
-from launch.models import load_controller
-from launch.rolling_out import Judge, WorldSpec, judged
+from launch.export import LOADERS, Export, export
+from launch.models import MAKERS, load_controller, load_mdn_rnn, load_vae
+from launch.rolling_out import Judge, judged
 from tests.launching import run_command
 from tokenizer.shards import Dataset
 from tokenizer.video import decode_video
@@ -139,20 +140,13 @@ def test_candidates_of_a_generation_share_their_tracks_and_generations_do_not() 
     assert len({seed for seeds in seen for seed in seeds}) == 29 * config.rollouts
 
 
-def spec(vmc: Path, num_envs: int = 2) -> WorldSpec:
-    return WorldSpec(
-        environment="CarRacing-v3",
-        action_repeat=4,
-        num_envs=num_envs,
-        vae=vmc / "vmc/vae",
-        mdn_rnn=vmc / "vmc/mdn_rnn",
-    )
-
-
 def judge(vmc: Path, processes: int, **more: int) -> Judge:
-    controller = load_controller(vmc / "vmc/controller").config
-    assert isinstance(controller, ControllerConfig)
-    return Judge(spec(vmc), controller, processes=processes, max_steps=6, **more)
+    folder = vmc / "vmc"
+    config = Evolve(
+        run=folder, latents=folder / "latents/train", vae=folder / "vae", mdn_rnn=folder / "mdn_rnn", num_envs=2
+    )
+    world, controller = prepare(config, Dataset.open(config.latents))
+    return Judge(world, controller, processes=processes, max_steps=6, **more)
 
 
 def vectors(count: int = 3) -> np.ndarray:
@@ -174,9 +168,8 @@ def test_what_is_judged_does_not_depend_on_workers_or_ranks(vmc: Path) -> None:
     assert len(np.unique(mine.returns)) > 1
 
 
-def dying(order: rolling_out.Order, tell: Callable[..., None]) -> rolling_out.Rollouts:
-    """The first worker that gets the marked candidate dies of it."""
-    mark = Path(os.environ["REVERIE_TEST_MARK"])
+def dying(mark: Path, order: rolling_out.Order, tell: Callable[..., None]) -> rolling_out.Rollouts:
+    """The first worker that gets the third candidate dies of it."""
     if 2 in {rollout.candidate for rollout in order.rollouts} and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -187,9 +180,8 @@ def test_the_candidates_of_a_worker_that_dies_are_judged_again(
     vmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = judge(vmc, 0).rollouts(vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False)
-    monkeypatch.setenv("REVERIE_TEST_MARK", str(tmp_path / "died"))
     broken = judge(vmc, 2)
-    monkeypatch.setattr(rolling_out, "work", dying)
+    monkeypatch.setattr(rolling_out, "work", partial(dying, tmp_path / "died"))
     with broken.workers:
         found = broken.rollouts(vectors(), [5, 6], patience=0, tell=lambda _: None, stopped=lambda: False)
     assert (tmp_path / "died").exists() and "a worker process was killed" in capfd.readouterr().out
@@ -211,7 +203,10 @@ def test_two_ranks_evolve_what_one_does(vmc: Path, tmp_path: Path, call: Call) -
     [
         (("--mdn-rnn", "OTHER"), "knows latents of tokenizer .* train it again"),
         (("--vae", "MISSING"), "holds no checkpoint: `python -m launch.train_vae` makes one"),
-        (("--inputs", "z_h_c"), "holds a controller of 867 parameters .* one of 1635"),
+        (
+            ("--inputs", "z_h_c"),
+            "867 parameters, .* one of 1635, with inputs=.z_h. there and .z_h_c. here",
+        ),
         (("--world", "dream", "--inputs", "z"), "inputs=z leaves out M"),
     ],
 )
@@ -287,6 +282,17 @@ def test_take_cover_is_evolved_in_the_dream_and_judged_in_the_game(tmp_path: Pat
     assert all(0 < score <= 80 for row in results.values() for score in row["scores"])
 
 
+@pytest.mark.parametrize(
+    ("name", "load"), [("vae", load_vae), ("mdn_rnn", load_mdn_rnn), ("controller", load_controller)]
+)
+def test_its_models_are_exported(vmc: Path, tmp_path: Path, name: str, load: Callable[[Path], torch.nn.Module]) -> None:
+    assert LOADERS.keys() == MAKERS.keys()
+    export(Export(run=vmc / "vmc" / name, out=tmp_path))
+    one, other = load(vmc / "vmc" / name).state_dict(), load(tmp_path).state_dict()
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert f"from launch.models import {load.__name__}" in (tmp_path / "README.md").read_text()
+
+
 def test_m_wants_the_latents_of_a_v(
     pipeline: Path, vmc: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,8 +344,7 @@ def test_an_evolution_whose_worker_dies_ends_at_the_same_candidates(
 ) -> None:
     whole = options(vmc, tmp_path / "whole", "--processes", 2)
     assert call("evolve", *whole) == 0
-    monkeypatch.setenv("REVERIE_TEST_MARK", str(tmp_path / "died"))
-    monkeypatch.setattr(rolling_out, "work", dying)
+    monkeypatch.setattr(rolling_out, "work", partial(dying, tmp_path / "died"))
     assert call("evolve", *options(vmc, tmp_path / "broken", "--processes", 2)) == 0
     assert (tmp_path / "died").exists()
     assert_same(tmp_path / "broken", tmp_path / "whole")

@@ -451,21 +451,18 @@ def test_another_share_of_labels_does_not_resume(labeled: Dataset) -> None:
         stream(1.5)
 
 
-def test_with_whole_ends_the_last_frame_is_shown_as_often_as_others(folder: Path) -> None:
+def test_with_whole_ends_the_last_frame_is_shown_as_often_as_others(dataset: Dataset) -> None:
     """Where an episode ends is its last frame alone: one window in L - T + 1 reached it, and so few showed an end."""
-    from collections import Counter
-
-    dataset = Dataset.open(folder)
-    length, counts = 6, {}
+    shown: dict[bool, list[int]] = {}
     for whole_ends in (False, True):
-        stream = ClipStream(dataset, StreamConfig(length=length, batch_size=1, whole_ends=whole_ends))
-        longest = max(range(len(dataset)), key=lambda index: dataset.samples[index].length)
-        frames = Counter[int]()
-        for epoch in range(4000):
-            start = stream.slots._start(epoch, longest)
-            frames.update(range(start, start + length))
-        counts[whole_ends] = [frames[t] for t in range(dataset.samples[longest].length)]
-        assert sum(counts[whole_ends]) == 4000 * length
-    middle = len(counts[True]) // 2
-    assert counts[False][-1] < 0.35 * counts[False][middle]
-    assert 0.8 < counts[True][-1] / counts[True][middle] < 1.25 and 0.8 < counts[True][0] / counts[True][middle] < 1.25
+        stream = ClipStream(dataset, StreamConfig(length=4, batch_size=1, whole_ends=whole_ends))
+        starts = [stream.slots._start(epoch, 0) for epoch in range(4000)]
+        assert {min(starts), max(starts)} == {0, 6}
+        shown[whole_ends] = [sum(start <= t < start + 4 for start in starts) for t in range(10)]
+    assert shown[False][-1] < 0.35 * shown[False][5]
+    assert all(0.85 < shown[True][t] / shown[True][5] < 1.15 for t in (0, -1))
+    state = stream.state_dict()
+    with pytest.raises(ValueError, match="saved with whole_ends=True and now has False"):
+        ClipStream(dataset, StreamConfig(length=4, batch_size=1)).load_state_dict(state)
+    del state["whole_ends"]  # as it was saved before there was a choice
+    assert ClipStream(dataset, StreamConfig(length=4, batch_size=1)).load_state_dict(state) is None
