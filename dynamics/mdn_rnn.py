@@ -82,21 +82,28 @@ class MDNRNN(nn.Module):
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus the log-likelihood of the next z, mean over channels and frames, and the losses of the heads.
 
-        Unlabeled actions count as zeros: M has no parameters to tell them from others.
+        Unlabeled actions count as zeros: M has no parameters to tell them from others. Clips may go on from one episode
+        to the next (`StreamConfig.joined`), which the input `is_first` tells.
         """
         z = sample(batch.latents, generator)
         hidden = self.lstm(self.inputs(z[:, :-1], batch.actions[:, 1:], batch.is_first[:, :-1]))
-        likelihood = log_likelihood(self.mixture(hidden), z[:, 1:]).mean()
+        known = ~batch.is_first[:, 1:]  # nothing leads from one episode to the next
+        likelihood = log_likelihood(self.mixture(hidden), z[:, 1:]).mean(-1)[known].mean()
         loss, metrics = -likelihood, {"log_likelihood": likelihood}
         if self.reward_head is not None:
-            error = (self.reward(hidden) - batch.rewards[:, 1:]).square().mean()
+            error = (self.reward(hidden) - batch.rewards[:, 1:])[known].square().mean()
             loss = loss + self.config.reward_weight * error
             metrics["reward_error"] = error
         if self.end_head is not None:
             ends = (~batch.continues[:, 1:]).float()
-            surprise = functional.binary_cross_entropy_with_logits(self.end_logit(hidden), ends)
+            logits = self.end_logit(hidden)[known]
+            surprise = functional.binary_cross_entropy_with_logits(logits, ends[known])
             loss = loss + surprise
-            metrics["end_surprise"] = surprise
+            metrics |= {
+                "end_surprise": surprise,
+                "end_chance": torch.sigmoid(logits).mean(),
+                "ends": ends[known].mean(),
+            }
         return loss, {name: value.detach() for name, value in {"loss": loss, **metrics}.items()}
 
     def inputs(

@@ -26,6 +26,11 @@ class TrainMDNRNN(TrainOnLatents):
     """Clips whose likelihood an evaluation measures."""
     model: MDNRNNConfig = MDNRNNConfig()
 
+    @property
+    def joins_episodes(self) -> bool:
+        """Where M learns to tell the end, and so is told where an episode begins."""
+        return self.model.end_head
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.length < 2:
@@ -75,7 +80,6 @@ _LAPTOP = TrainMDNRNN(
     data=("runs/laptop/vmc/latents/train",),
     held_out=Path("runs/laptop/vmc/latents/held_out"),
     evaluate_every=1000,
-    whole_ends=True,
     batch_size=32,
     length=64,
     model=MDNRNNConfig(reward_head=True),
@@ -96,7 +100,6 @@ PRESETS = {
         data=("runs/debug/vmc/latents/train",),
         held_out=Path("runs/debug/vmc/latents/held_out"),
         held_out_clips=2,
-        whole_ends=True,
         batch_size=2,
         length=8,
         model=MDNRNNConfig(reward_head=True),
@@ -108,7 +111,7 @@ PRESETS = {
         run=Path("runs/take_cover/vmc/mdn_rnn"),
         data=("runs/take_cover/vmc/latents/train",),
         held_out=Path("runs/take_cover/vmc/latents/held_out"),
-        length=24,
+        length=64,
         model=MDNRNNConfig(hidden=512, end_head=True),
     ),
     # Long windows of 10,000 episodes in batches of 100, at the authors' learning rate.

@@ -82,8 +82,6 @@ class TrainConfig(DataConfig):
     """Clips of a long step, on each process; where not given so many that the frames are those of a short one."""
     labeled_share: float = 1.0
     """Share of the episodes whose actions are shown; the others are video without actions."""
-    whole_ends: bool = False
-    """Whether first and last frames of episodes are shown as often as those between; few windows reach them else."""
     mix_shards: int | None = None
     """Shards whose samples are mixed at a time; where not given all, of shards at URLs 16."""
     init_from: Path | None = None
@@ -105,6 +103,11 @@ class TrainConfig(DataConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
         if self.long_batch_size is not None and self.long_batch_size < 1:
             raise ValueError(f"long_batch_size={self.long_batch_size} must be at least 1")
+
+    @property
+    def joins_episodes(self) -> bool:
+        """Whether a window that comes to an episode's end goes on with another (see `StreamConfig.joined`)."""
+        return False
 
     @property
     def long_rows(self) -> int:
@@ -286,7 +289,7 @@ def open_stream(
             num_workers=config.num_workers,
             labeled_share=config.labeled_share,
             mix_shards=shards_mixed(config, dataset),
-            whole_ends=config.whole_ends,
+            joined=config.joins_episodes,
         )
         uniform = ClipStream(dataset, settings, *place)
         return uniform if chosen is None else PairedStream(uniform, ClipStream(chosen, settings, *place))

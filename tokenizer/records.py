@@ -53,6 +53,12 @@ class Clip:
         """Joins batches along b."""
         return cls(**{f.name: torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(cls)})
 
+    @classmethod
+    def in_time(cls, clips: Sequence[Self]) -> Self:
+        """Joins single clips one after another; the task is the first one's."""
+        joined = {f.name: torch.cat([getattr(clip, f.name) for clip in clips]) for f in fields(cls) if f.name != "task"}
+        return replace(clips[0], **joined)
+
     @property
     def num_frames(self) -> int:
         return self.labeled.shape[-1]

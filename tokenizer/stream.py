@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 100
 
 # SeedSequence pads with zeros, so (seed, epoch) and (seed, epoch, 0) are one state: each use begins with a number.
 _WINDOW, _LENGTH, _LABELS = 2, 4, 5  # 1, 3 and 6 are those of `tokenizer.order`
-UNSAID: dict[str, Any] = {"labeled_share": 1.0, "mix_shards": None, "weights": [], "whole_ends": False}
+UNSAID: dict[str, Any] = {"labeled_share": 1.0, "mix_shards": None, "weights": [], "joined": False}
 """What states that were saved by older versions mean by their silence."""
 
 
@@ -50,9 +50,10 @@ class StreamConfig:
     """Share of the samples that keep their actions; the others are video without actions."""
     mix_shards: int | None = None
     """Shards whose samples are mixed at a time; None mixes all."""
-    whole_ends: bool = False
-    """Whether a sample's first and last frames are shown as often as those between: windows are drawn from beyond its
-    ends too, and moved inside. Without it a window begins anywhere that it fits, and few reach the ends."""
+    joined: bool = False
+    """Whether a window begins at any frame of a sample and, where that ends, goes on with the beginning of another,
+    whose first frame is marked `is_first`: so all frames are shown equally often, and ends at any place in a window.
+    Without it windows lie within a sample: few reach its end, and it is always their last frame."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -120,7 +121,7 @@ class ClipStream:
             "labeled_share": self.config.labeled_share,
             "mix_shards": self.config.mix_shards,
             "weights": list(self.slots.dataset.weights),
-            "whole_ends": self.config.whole_ends,
+            "joined": self.config.joined,
             "batch_size": self.config.batch_size,
             "world_size": self.world_size,
             "dataset": self._fingerprint,
@@ -133,7 +134,7 @@ class ClipStream:
         result is a sentence that says so. Raises ValueError where seed, length, labels or data are not the same.
         """
         mine, state = self.state_dict(), UNSAID | state
-        for name in ("seed", "length", "labeled_share", "mix_shards", "weights", "whole_ends", "dataset"):
+        for name in ("seed", "length", "labeled_share", "mix_shards", "weights", "joined", "dataset"):
             if state[name] != mine[name]:
                 raise ValueError(
                     f"the stream was saved with {name}={state[name]!r} and now has {mine[name]!r}: "
@@ -237,9 +238,10 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
 
     def __init__(self, dataset: Dataset, config: StreamConfig) -> None:
         self.dataset, self.seed, self.length = dataset, config.seed, config.length
-        self.labeled_share, self.whole_ends = config.labeled_share, config.whole_ends
+        self.labeled_share, self.joined = config.labeled_share, config.joined
         lengths = [sample.length for sample in dataset.samples]
-        eligible = [index for index, length in enumerate(lengths) if length >= config.length]
+        needed = 1 if config.joined else config.length
+        eligible = [index for index, length in enumerate(lengths) if length >= needed]
         if not eligible:
             raise ValueError(
                 f"no sample of {dataset.name} has {config.length} frames: the longest of {len(lengths)} has "
@@ -261,14 +263,26 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         corrupt: dict[str, str] = {}
         for attempt in range(min(len(order), MAX_ATTEMPTS) + 1):
             try:
-                return self._read(epoch, sample), corrupt
+                return self._read(order, epoch, place, sample), corrupt
             except CorruptSample as error:
                 corrupt[error.key] = str(error)
             sample = order.replacement(slot, attempt)
         raise ValueError(f"{len(corrupt)} samples in a row are corrupt, the first: {next(iter(corrupt.values()))}")
 
-    def _read(self, epoch: int, sample: int) -> Batch:
-        clip = self.dataset.read_window(sample, self._start(epoch, sample), self.length)
+    def _read(self, order: Order, epoch: int, place: int, sample: int) -> Batch:
+        start = self._start(epoch, sample)
+        clip = self._part(sample, start, self.length)
+        while clip.num_frames < self.length:
+            place += 1
+            other = self._part(order.sample(epoch, place % len(order)), 0, self.length - clip.num_frames)
+            is_first = other.is_first.clone()
+            is_first[0] = True
+            clip = _in_time([clip, replace(other, is_first=is_first)])
+        return clip
+
+    def _part(self, sample: int, start: int, length: int) -> Batch:
+        """So many frames, or as many as there are, with the actions or without."""
+        clip = self.dataset.read_window(sample, start, min(length, self.dataset.samples[sample].length - start))
         if keeps_labels(self.seed, self.dataset.samples[sample].key, self.labeled_share):
             return clip
         return replace(clip, actions=torch.zeros_like(clip.actions), labeled=torch.zeros_like(clip.labeled))
@@ -276,9 +290,7 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
     def _start(self, epoch: int, sample: int) -> int:
         rng = np.random.default_rng((_WINDOW, self.seed, epoch, sample))
         length = self.dataset.samples[sample].length
-        if not self.whole_ends:
-            return int(rng.integers(length - self.length + 1))
-        return min(max(0, int(rng.integers(1 - self.length, length))), length - self.length)
+        return int(rng.integers(length if self.joined else length - self.length + 1))
 
 
 class _RankSlots:
@@ -307,6 +319,10 @@ def _collate(items: Sequence[tuple[Batch, dict[str, str]]]) -> tuple[Batch, dict
 
 def _stack(clips: Sequence[Batch]) -> Batch:
     return type(clips[0]).stack(clips)  # type: ignore[arg-type]  # all of one dataset, so of one kind
+
+
+def _in_time(clips: Sequence[Batch]) -> Batch:
+    return type(clips[0]).in_time(clips)  # type: ignore[arg-type]  # all of one dataset, so of one kind
 
 
 def keeps_labels(seed: int, key: str, share: float) -> bool:

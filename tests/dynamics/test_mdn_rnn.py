@@ -151,6 +151,18 @@ def test_the_end_is_learned_where_the_environment_terminated() -> None:
     torch.testing.assert_close(ended, by_hand.mean())
 
 
+def test_nothing_is_learned_of_the_way_from_one_episode_to_the_next() -> None:
+    model, clip = randomised(MDNRNN(TINY)), latent_clip(1, 5, (2, 3))
+    is_first = clip.is_first.clone()
+    is_first[:, 4] = True
+    other = replace(clip, is_first=is_first)
+    rewards, latents, continues = other.rewards.clone(), other.latents.clone(), other.continues.clone()
+    rewards[:, 4], latents[:, 4], continues[:, 4] = 9.0, 9.0, False
+    changed = replace(other, rewards=rewards, latents=latents, continues=continues)
+    assert model(changed, seeded())[0].equal(model(other, seeded())[0])
+    assert not model(other, seeded())[0].equal(model(clip, seeded())[0])
+
+
 def known(clip: LatentClip) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What M sees of a clip, with the z that `seeded()` draws."""
     mean, log_variance = clip.latents.unbind(-2)

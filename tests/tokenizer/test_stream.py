@@ -451,18 +451,38 @@ def test_another_share_of_labels_does_not_resume(labeled: Dataset) -> None:
         stream(1.5)
 
 
-def test_with_whole_ends_the_last_frame_is_shown_as_often_as_others(dataset: Dataset) -> None:
-    """Where an episode ends is its last frame alone: one window in L - T + 1 reached it, and so few showed an end."""
-    shown: dict[bool, list[int]] = {}
-    for whole_ends in (False, True):
-        stream = ClipStream(dataset, StreamConfig(length=4, batch_size=1, whole_ends=whole_ends))
-        starts = [stream.slots._start(epoch, 0) for epoch in range(4000)]
-        assert {min(starts), max(starts)} == {0, 6}
-        shown[whole_ends] = [sum(start <= t < start + 4 for start in starts) for t in range(10)]
-    assert shown[False][-1] < 0.35 * shown[False][5]
-    assert all(0.85 < shown[True][t] / shown[True][5] < 1.15 for t in (0, -1))
+def test_joined_windows_show_every_frame_equally_often_and_ends_anywhere(dataset: Dataset) -> None:
+    """Within a sample one window in L - T + 1 reached the end, always at its own end: M learned to count to it."""
+    stream = ClipStream(dataset, StreamConfig(length=4, batch_size=12, joined=True))
+    shown, places = np.zeros(10), np.zeros(4)
+    batches = iter(stream)
+    for _ in range(300):
+        batch = next(batches)
+        frames = batch.rewards.long()  # a frame's reward is its number
+        first = batch.is_first
+        assert torch.equal(first[:, 1:], frames[:, 1:] == 0), "another clip begins there, and is marked"
+        going_on = ~first[:, 1:]
+        assert torch.equal(frames[:, 1:][going_on], frames[:, :-1][going_on] + 1)
+        shown += np.bincount(frames.flatten(), minlength=10)
+        places += (frames == 9).sum(0).numpy()
+    assert np.abs(shown / shown.mean() - 1).max() < 0.12
+    assert np.abs(places / places.mean() - 1).max() < 0.2
+
+
+def test_joined_windows_go_on_after_a_stop_and_leave_no_clip_out(dataset: Dataset) -> None:
+    config = StreamConfig(length=25, batch_size=3, joined=True)
+    straight, stream = ClipStream(dataset, config), ClipStream(dataset, config)
+    assert straight.num_too_short == 0 and straight.num_samples == len(dataset)
+    batches = iter(straight)
+    expected = [next(batches) for _ in range(4)]
+    first = iter(stream)
+    next(first), next(first)
+    again = ClipStream(dataset, config)
+    assert again.load_state_dict(stream.state_dict()) is None
+    third = next(iter(again))
+    assert isinstance(third, EpisodeClip) and third.num_frames == 25
+    assert torch.equal(third.frames, expected[2].frames) and torch.equal(third.is_first, expected[2].is_first)
     state = stream.state_dict()
-    with pytest.raises(ValueError, match="saved with whole_ends=True and now has False"):
-        ClipStream(dataset, StreamConfig(length=4, batch_size=1)).load_state_dict(state)
-    del state["whole_ends"]  # as it was saved before there was a choice
-    assert ClipStream(dataset, StreamConfig(length=4, batch_size=1)).load_state_dict(state) is None
+    del state["joined"]  # as it was saved before there was a choice
+    with pytest.raises(ValueError, match="saved with joined=False and now has True"):
+        ClipStream(dataset, config).load_state_dict(state)
