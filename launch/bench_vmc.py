@@ -52,7 +52,9 @@ class BenchVMC:
     num_envs: int = 16
     """Environments of each."""
     population: int = 32
+    """Candidates of a generation."""
     rollouts: int = 2
+    """Of each candidate."""
     max_steps: int = 100
     """Of each rollout."""
     generations: int = 3

@@ -32,8 +32,11 @@ class DreamVMC:
     held_out: Path
     """Folder of latent shards that no training saw."""
     vae: Path
+    """Run folder of V."""
     mdn_rnn: Path
+    """Run folder of M."""
     temperatures: tuple[float, ...] = (0.1, 0.5, 1.0, 1.3)
+    """Above 1 a dream is less certain than M is."""
     clips: int = 8
     """Episodes that are dreamt again."""
     context: int = 16
@@ -43,6 +46,7 @@ class DreamVMC:
     skip_frames: int = 13
     """Frames left out at the start of each episode: CarRacing opens with a zoom."""
     seed: int = 0
+    """Of the dreams, the same at all temperatures."""
 
     def __post_init__(self) -> None:
         for name in ("clips", "context", "horizon"):

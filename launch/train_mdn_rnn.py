@@ -113,6 +113,7 @@ PRESETS = {
         held_out=Path("runs/take_cover/vmc/latents/held_out"),
         length=64,
         model=MDNRNNConfig(hidden=512, end_head=True),
+        loop=replace(_LAPTOP.loop, steps=2000, save_every=500),
     ),
     # Long windows of 10,000 episodes in batches of 100, at the authors' learning rate.
     "paper": replace(
