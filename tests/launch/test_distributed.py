@@ -36,10 +36,13 @@ def test_a_training_in_bf16_names_the_precision_that_there_is(
 
 
 @pytest.mark.usefixtures("old_gpu")
-def test_models_are_used_in_fp32_there_which_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):
-        model = for_inference(Tokenizer(TOKENIZER), torch.device("cpu"), compile=False)
-        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+def test_models_are_used_in_fp32_there_which_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Tokenizer, "to", lambda self, device: self)
+    for device, dtype in [("cpu", torch.bfloat16), ("cuda", torch.float32), ("cuda", torch.float32)]:
+        model = for_inference(Tokenizer(TOKENIZER), torch.device(device), compile=False)
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert capsys.readouterr().out.count("Old GPU cannot calculate in bf16: models run in fp32") == 1
 
 
