@@ -26,7 +26,7 @@ from launch.evolve import PRESETS, Evolve, prepare, tracks
 from launch.export import LOADERS, Export, export
 from launch.models import MAKERS, load_controller, load_mdn_rnn, load_vae
 from launch.rolling_out import Judge, judged
-from tests.launching import run_command
+from tests.launching import accelerate, run_command
 from tokenizer.shards import Dataset
 from tokenizer.video import decode_video
 
@@ -191,9 +191,7 @@ def test_the_candidates_of_a_worker_that_dies_are_judged_again(
 @pytest.mark.slow
 def test_two_ranks_evolve_what_one_does(vmc: Path, tmp_path: Path, call: Call) -> None:
     assert call("evolve", *options(vmc, tmp_path / "one")) == 0
-    launcher = ["accelerate", "launch", "--config_file", "launch/configs/ddp.yaml", "--num_processes", "2"]
-    command = [*launcher, "-m", "launch.evolve", *map(str, options(vmc, tmp_path / "two"))]
-    run_command(command)
+    run_command([*accelerate(), "-m", "launch.evolve", *options(vmc, tmp_path / "two")])
     one, two = saved(tmp_path / "one"), saved(tmp_path / "two")
     torch.testing.assert_close(two[1], one[1], rtol=1e-4, atol=1e-4)
 
