@@ -157,9 +157,12 @@ def children(pid: int) -> list[int]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The children of its fork server."""
-    servers = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return [worker for server in servers for worker in children(server)]
+    """The children of its fork server. None, if a process (a compiler's, say) ends while it is read."""
+    try:
+        servers = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [worker for server in servers for worker in children(server)]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def test_a_worker_that_is_killed_is_told_and_the_same_command_goes_on(
@@ -167,8 +170,14 @@ def test_a_worker_that_is_killed_is_told_and_the_same_command_goes_on(
 ) -> None:
     """One worker is stopped as soon as it is there, so that the command cannot end before it is killed."""
     with start(config(pipeline, data, tmp_path, workers=2)) as process:
-        wait_for(process, lambda: len(workers_of(process.pid)) == 2)
-        victim = workers_of(process.pid)[-1]
+        workers: list[int] = []
+
+        def both_are_there() -> bool:
+            workers[:] = workers_of(process.pid)
+            return len(workers) == 2
+
+        wait_for(process, both_are_there)
+        victim = workers[-1]
         os.kill(victim, signal.SIGSTOP)
         wait_for(process, lambda: [*tmp_path.rglob("shard-*.json")])
         os.kill(victim, signal.SIGKILL)
