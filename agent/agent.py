@@ -6,6 +6,7 @@ Axes: b batch, t time, s agent tokens, w width, l distances ahead, a the flat ac
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,9 @@ from tokenizer.draws import Draws, of_rows
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
+Term = Literal["video", "policy", "reward", "end"]
+TERMS: tuple[Term, ...] = get_args(Term)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -26,8 +30,13 @@ class AgentConfig:
     num_tokens: int = 2
     """Agent tokens of a frame."""
     num_tasks: int = 1
+    learns: tuple[Term, ...] = TERMS
+    """Losses of the finetuning. The policy's alone is behaviour cloning without a world model, and lets the world model
+    erode: such an agent cannot dream."""
 
     def __post_init__(self) -> None:
+        if "policy" not in self.learns:
+            raise ValueError(f"learns={self.learns} lacks 'policy': an agent clones in any case")
         if self.num_tokens < 1 or self.num_tasks < 1:
             raise ValueError(f"num_tokens={self.num_tokens} and num_tasks={self.num_tasks} must be positive")
 
@@ -61,23 +70,32 @@ class Agent(nn.Module):
         return agent_output.float().flatten(-2)
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Video loss and reward loss on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
+        """Video, reward and end losses on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
 
         The first half of the batch is uniform, the second relevant (see `agent.relevance`).
         """
         count = len(batch.task) // 2
         if len(batch.task) != 2 * count or not count:
             raise ValueError(f"half of a batch is uniform, half relevant: {len(batch.task)} rows are no two halves")
-        uniform, relevant = batch[:count], batch[count:]
-        video, metrics = self.world(uniform, of_rows(generator, slice(count)))
-        hidden = self.read(batch, generator)
-        reward = self.reward_loss(hidden[:count], uniform)
-        end = self.end_loss(hidden[:count], uniform)
-        policy = self.policy_loss(hidden[count:], relevant)
-        loss = self.video_rms(video) + self.policy_rms(policy) + self.reward_rms(reward) + self.end_rms(end)
-        metrics["loss"] = (video + policy + reward + end).detach()
-        metrics |= {"policy_loss": policy.detach(), "reward_loss": reward.detach(), "end_loss": end.detach()}
-        return loss, metrics
+        uniform, relevant, learns = batch[:count], batch[count:], self.config.learns
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        if "video" in learns:
+            terms["video"], metrics = self.world(uniform, of_rows(generator, slice(count)))
+        if "reward" in learns or "end" in learns:
+            hidden = self.read(batch, generator)
+            if "reward" in learns:
+                terms["reward"] = self.reward_loss(hidden[:count], uniform)
+            if "end" in learns:
+                terms["end"] = self.end_loss(hidden[:count], uniform)
+            cloned = hidden[count:]
+        else:
+            cloned = self.read(relevant, of_rows(generator, slice(count, 2 * count)))
+        terms["policy"] = self.policy_loss(cloned, relevant)
+        scales = {"video": self.video_rms, "policy": self.policy_rms, "reward": self.reward_rms, "end": self.end_rms}
+        loss = torch.stack([scales[name](term) for name, term in terms.items()]).sum()
+        metrics["loss"] = torch.stack(list(terms.values())).sum().detach()
+        return loss, metrics | {f"{name}_loss": term.detach() for name, term in terms.items()}
 
     def read(self, batch: LatentClip, generator: Draws) -> Float[Tensor, "b t f"]:
         """h_t of every frame, at the signal level that contexts have."""

@@ -98,12 +98,32 @@ def mixed_driver(rng: np.random.Generator) -> Driver:
     return scripted_mixed_driver(rng)
 
 
+def graded_driver(rng: np.random.Generator) -> Driver:
+    """Every skill alike: scripted drivers of any pace, and a random one in ten episodes."""
+    kind = rng.random()
+    if kind < 0.05:
+        return RandomDriver()
+    if kind < 0.1:
+        return CorrelatedRandomDriver()
+    careful = rng.random() < 0.25
+    return ScriptedDriver(
+        Skill(
+            pace=rng.uniform(0.3, 1),
+            noise=rng.uniform(0, 0.1 if careful else 0.4),
+            noise_seconds=rng.uniform(0.2, 0.8),
+            lapses_per_minute=0.0 if careful else rng.uniform(0, 25),
+            lapse_seconds=rng.uniform(0.2, 0.7),
+        )
+    )
+
+
 DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
     "random": lambda rng: RandomDriver(),
     "correlated_random": lambda rng: CorrelatedRandomDriver(),
     "scripted": lambda rng: ScriptedDriver(),
     "scripted_mixed": scripted_mixed_driver,
     "mixed": mixed_driver,
+    "graded": graded_driver,
 }
 
 

@@ -183,10 +183,45 @@ class PolicyHead(nn.Module):
             values.append(self.bins[index] if i < self.num_continuous else index.float())
         return torch.stack(values, dim=-1)
 
+    def rsample(self, hidden: Float[Tensor, "b h"], generator: Draws) -> Float[Tensor, "b a"]:
+        """Draws the next action so that gradients flow from it to the distribution; for continuous parts alone.
+
+        A value is where the distribution function, straight within each bin, takes the drawn chance: the exact pathwise
+        gradient of a density that is constant within each bin's reach and ends at -1 and 1.
+        """
+        if self.num_continuous < len(self.classes):
+            raise ValueError(f"only continuous actions have a gradient, {self.space.names} holds others")
+        context = hidden.float().unsqueeze(-2)
+        values: list[Tensor] = []
+        for i in range(len(self.classes)):
+            chances = self._part(context, i, 1)[..., 0, :].exp()
+            values.append(quantile(chances, self.bins, uniform(generator, (len(chances),))))
+            if i < len(self.context_embed):
+                context = context + self.context_embed[i](twohot(values[-1], self.bins)).unsqueeze(-2)
+        return torch.stack(values, dim=-1)
+
     def _part(self, context: Tensor, part: int, distances: int) -> Tensor:
         weight = self.out_heads[part][:distances]
         logits = torch.einsum("...lh,lhk->...lk", F.silu(context.expand(*context.shape[:-2], distances, -1)), weight)
         return logits.float().log_softmax(-1)
+
+
+def quantile(
+    chances: Float[Tensor, "b k"], centres: Float[Tensor, "k"], level: Float[Tensor, "b"]
+) -> Float[Tensor, "b"]:
+    """Where the distribution function of bins around these centres, which lie evenly, takes the value `level`.
+
+    Each bin reaches half way to its neighbours, and the first and last end at their centres.
+    """
+    middles = (centres[1:] + centres[:-1]) / 2
+    edges = torch.cat([centres[:1], middles, centres[-1:]])
+    below = chances.cumsum(-1)
+    bin_index = (below.detach() <= level.unsqueeze(-1)).sum(-1, keepdim=True).clamp_max(len(centres) - 1)
+    chance = chances.gather(-1, bin_index).squeeze(-1)
+    start = below.gather(-1, bin_index).squeeze(-1) - chance
+    bin_index = bin_index.squeeze(-1)
+    inside = ((level - start) / chance.clamp_min(1e-8)).clamp(0, 1)
+    return edges[bin_index] + inside * (edges[bin_index + 1] - edges[bin_index])
 
 
 def draw_class(chances: Float[Tensor, "b k"], generator: Draws) -> Int[Tensor, "b"]:

@@ -5,15 +5,15 @@ Axes: b dreams, t steps of a dream, f features of the heads, a the flat action r
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agent.agent import Agent, AgentConfig
 from agent.heads import TwoHot
-from agent.pmpo import lambda_return, pmpo_loss
+from agent.pmpo import far_from_zero, lambda_return, mean_where, pmpo_loss
 from dynamics.simulator import Simulator
 from tokenizer.draws import Draws, begins_step
 from tokenizer.losses import RunningRMS
@@ -23,6 +23,9 @@ from tokenizer.records import LatentClip
 @dataclass(frozen=True, kw_only=True)
 class ImaginationConfig:
     agent: AgentConfig = AgentConfig()
+    actor: Literal["pmpo", "dynamics"] = "pmpo"
+    """How the policy learns: by the signs of advantages (PMPO), or by the gradient of the returns through the dynamics
+    (Dreamer V1; continuous actions alone)."""
     horizon: int = 16
     """Frames that a dream goes on after its context."""
     num_steps: int = 4
@@ -34,8 +37,24 @@ class ImaginationConfig:
     """Weight of good against bad steps."""
     beta: float = 0.3
     """Weight of the KL to the behavioural prior."""
+    min_advantage: float = 0.0
+    """Advantages below this, as a share of the batch's root mean square, count for neither good nor bad."""
+    slow_value: float = 0.0
+    """Decay of a slow copy of the value head, which returns are made of; 0 takes the head as it is."""
     value_warmup: int = 50
     """Steps in which only the value head learns: advantages against a fresh one mean nothing."""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.num_steps < 1:
+            raise ValueError(f"horizon={self.horizon} and num_steps={self.num_steps} must be at least 1")
+        for name in ("discount", "decay", "alpha", "slow_value"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
+        if min(self.beta, self.min_advantage, self.value_warmup) < 0:
+            raise ValueError(
+                f"beta={self.beta}, min_advantage={self.min_advantage} and value_warmup={self.value_warmup} must not "
+                "be negative"
+            )
 
 
 class Dream(NamedTuple):
@@ -47,78 +66,112 @@ class Dream(NamedTuple):
     goes_on: Float[Tensor, "b t"]
     """Predicted probability that the episode goes on at the frame which the action led to."""
 
+    @property
+    def counts(self) -> Bool[Tensor, "b t"]:
+        """A step counts while the dream has not ended before it."""
+        before = torch.cat([torch.ones_like(self.goes_on[:, :1]), self.goes_on[:, :-1]], dim=1)
+        return before.gt(0.5).cumprod(1).bool()
+
 
 class Imagination(nn.Module):
     """A finetuned agent with a value head and a frozen copy of its policy as behavioural prior."""
 
-    def __init__(self, config: ImaginationConfig, agent: Agent) -> None:
+    def __init__(self, config: ImaginationConfig, agent: Agent | None = None) -> None:
         super().__init__()
+        agent = agent or Agent(config.agent)
+        actions = agent.config.dynamics.actions
+        if config.actor == "dynamics" and actions.names != actions.continuous:
+            raise ValueError(
+                f"actor={config.actor!r} needs continuous actions, and {actions.names} holds others: choose 'pmpo'"
+            )
         self.config = replace(config, agent=agent.config)
         self.agent = agent.requires_grad_(False)
         self.prior = deepcopy(agent.policy)
         self.policy = agent.policy.requires_grad_(True)
         features = agent.config.num_tokens * agent.config.dynamics.transformer.dim
         self.value = TwoHot(features, agent.config.heads, distances=1)
-        self.value_rms = RunningRMS()
+        self.slow_value = deepcopy(self.value).requires_grad_(False)
+        self.value_rms, self.return_rms = RunningRMS(), RunningRMS()
         self.register_buffer("steps_seen", torch.tensor(0))
 
     steps_seen: Tensor
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """PMPO and value loss on one dream from each context of the batch."""
-        dream = self.dream(batch, generator)
-        features, c = dream.features, self.config
-        value_logits = self.value(features)[..., 0, :]
-        value = self.value.mean(value_logits).detach()
+        """Loss of policy and value on one dream from each context of the batch."""
+        c = self.config
+        if self.training or not c.slow_value:
+            self._follow_value()
+        dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
+        counts = dream.counts
+        value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
         returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
-        # A step counts while the dream has not ended before it.
-        counts = (
-            torch.cat([torch.ones_like(dream.goes_on[:, :1]), dream.goes_on[:, :-1]], dim=1).gt(0.5).cumprod(1).bool()
-        )
-        value_loss = (self.value.loss(value_logits[:, :-1], returns) * counts).sum() / counts.sum()
-        policy_loss, kl, advantage = self.policy_loss(dream, returns - value[:, :-1], counts)
+        value_loss = self.value_loss(dream.features[:, :-1].detach(), returns.detach(), counts)
+        log_prob, kl = self.judge_policy(dream)
+        advantage = (returns - value[:, :-1]).detach()
+        if c.actor == "pmpo":
+            signs = far_from_zero(advantage, counts, c.min_advantage)
+            policy_loss = pmpo_loss(log_prob, advantage, kl, counts, signs, alpha=c.alpha, beta=c.beta)
+        else:
+            policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
         if self.training and begins_step(generator):
             self.steps_seen += 1
         learns = (self.steps_seen > c.value_warmup).float()
         metrics = {
             "loss": (policy_loss + value_loss).detach(),
-            "dream_return": returns[:, 0].mean(),
-            "dream_reward": dream.reward.mean(),
-            "dream_value": value.mean(),
+            "dream_return": returns[:, 0].mean().detach(),
+            "dream_reward": dream.reward.mean().detach(),
+            "dream_value": value.mean().detach(),
+            "value_bias": -mean_where(advantage, counts),
             "value_loss": value_loss.detach(),
             "policy_loss": policy_loss.detach(),
-            "kl_to_prior": kl.detach(),
+            "kl_to_prior": mean_where(kl, counts).detach(),
             "positive_share": ((advantage >= 0) & counts).sum() / counts.sum(),
             "ended_share": 1 - counts[:, -1].float().mean(),
         }
         return learns * policy_loss + self.value_rms(value_loss), metrics
 
-    def policy_loss(self, dream: Dream, advantage: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, rows = dream.features[:, :-1], dream.actions.unsqueeze(-2)
+    def value_loss(self, features: Tensor, returns: Tensor, counts: Tensor) -> Float[Tensor, ""]:
+        """Cross-entropy of the lambda-returns (eq. 10)."""
+        return mean_where(self.value.loss(self.value(features)[..., 0, :], returns), counts)
+
+    def judge_policy(self, dream: Dream) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """ln pi of the dreamed actions, and the KL to the prior, at the dream's frames as they are."""
+        features, rows = dream.features[:, :-1].detach(), dream.actions.detach().unsqueeze(-2)
         hidden = self.policy(features)
         with torch.no_grad():
             prior_hidden = self.prior(features)
         kl = self.policy.kl(hidden, self.prior, prior_hidden, rows)[..., 0]
-        log_prob = self.policy.log_prob(hidden, rows)[..., 0]
-        loss = pmpo_loss(log_prob, advantage, kl, counts, alpha=self.config.alpha, beta=self.config.beta)
-        return loss, (kl * counts).sum() / counts.sum(), advantage
+        return self.policy.log_prob(hidden, rows)[..., 0], kl
 
-    @torch.no_grad()
-    def dream(self, context: LatentClip, generator: Draws) -> Dream:
-        """Rolls the policy out from each context."""
+    def dream(self, context: LatentClip, generator: Draws, *, differentiable: bool = False) -> Dream:
+        """Rolls the policy out from each context; `differentiable`, gradients flow through actions and dynamics."""
+        with torch.set_grad_enabled(differentiable):
+            return self._dream(context, generator, differentiable)
+
+    def _dream(self, context: LatentClip, generator: Draws, differentiable: bool) -> Dream:
         agent = self.agent
         simulator = Simulator(
-            agent.world, agent_tokens=agent.tokens(context.task), num_steps=self.config.num_steps, generator=generator
+            agent.world,
+            agent_tokens=agent.tokens(context.task),
+            num_steps=self.config.num_steps,
+            generator=generator,
+            differentiable=differentiable,
         )
+        draw = self.policy.rsample if differentiable else self.policy.sample
         features = [agent.features(simulator.reset(context)[:, -1])]
         actions = []
         for _ in range(self.config.horizon):
-            actions.append(self.policy.sample(self.policy(features[-1]), generator))
+            actions.append(draw(self.policy(features[-1]), generator))
             features.append(agent.features(simulator.step(actions[-1]).agent_output))
         seen = torch.stack(features, dim=1)
         reward = agent.reward.mean(agent.reward(seen[:, 1:])[..., 0, :])
         goes_on = agent.end(seen[:, 1:])[..., 0].sigmoid()
         return Dream(seen, torch.stack(actions, dim=1), reward, goes_on)
+
+    @torch.no_grad()
+    def _follow_value(self) -> None:
+        for slow, fast in zip(self.slow_value.parameters(), self.value.parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.config.slow_value)
 
     def compile_layers(self) -> None:
         self.agent.compile_layers()

@@ -33,6 +33,7 @@ def pmpo_loss(
     advantage: Float[Tensor, "b t"],
     kl: Float[Tensor, "b t"],
     counts: Bool[Tensor, "b t"],
+    signs: Bool[Tensor, "b t"] | None = None,
     *,
     alpha: float,
     beta: float,
@@ -40,12 +41,19 @@ def pmpo_loss(
     """(1 - alpha) mean_{A<0} ln pi - alpha mean_{A>=0} ln pi + beta mean KL[pi || prior].
 
     Each set is averaged by itself over batch and time; an empty set adds nothing. Steps where `counts` is false (after
-    the end of an episode) are in neither.
+    the end of an episode) are in neither, nor are those where `signs` is false, whose KL counts all the same.
     """
-    good = _mean_where(log_prob, (advantage >= 0) & counts)
-    bad = _mean_where(log_prob, (advantage < 0) & counts)
-    return (1 - alpha) * bad - alpha * good + beta * _mean_where(kl, counts)
+    told = counts if signs is None else counts & signs
+    good = mean_where(log_prob, (advantage >= 0) & told)
+    bad = mean_where(log_prob, (advantage < 0) & told)
+    return (1 - alpha) * bad - alpha * good + beta * mean_where(kl, counts)
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+def far_from_zero(advantage: Float[Tensor, "b t"], counts: Bool[Tensor, "b t"], least: float) -> Bool[Tensor, "b t"]:
+    """Where |A| is at least `least` times its root mean square over the steps that count."""
+    return advantage.abs() >= least * mean_where(advantage.square(), counts).sqrt()
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    """Over the entries where the mask is true; 0 where there are none."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)

@@ -36,7 +36,7 @@ class CollectConfig:
     held_out: int = 8
     """Episodes to judge models on."""
     driver: str = "mixed"
-    """Who drives the episodes to train on: mixed, scripted_mixed, scripted, random or correlated_random."""
+    """Who drives the episodes to train on: mixed, graded, scripted_mixed, scripted, random or correlated_random."""
     held_out_driver: str = "scripted_mixed"
     action_repeat: int = 4
     """Simulator steps for each action and frame."""
@@ -79,10 +79,19 @@ def _by_random_policies(config: CollectConfig, out: str, env: str = CAR_RACING) 
     return replace(config, env=env, driver=driver, held_out_driver=driver, out=Path(out))
 
 
+def _graded(episodes: int, out: str) -> CollectConfig:
+    """A fixed offline set of every skill, as `launch.study` judges agents by."""
+    return replace(
+        LAPTOP, episodes=episodes, held_out=16, driver="graded", held_out_driver="graded", out=Path(f"runs/{out}/data")
+    )
+
+
 PRESETS = {
     "debug": DEBUG,
     "laptop": LAPTOP,
     "carracing": replace(LAPTOP, episodes=300, held_out=16, out=Path("runs/carracing/data")),
+    "offline_100": _graded(100, "offline_100"),
+    "offline_300": _graded(300, "offline_300"),
     "vmc_debug": _by_random_policies(DEBUG, "runs/debug/vmc/data"),
     "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/laptop/vmc/data"),
     "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/paper/vmc/data"),

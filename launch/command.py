@@ -28,6 +28,8 @@ SIZES = {
     "debug": "Seconds: every part once, in its smallest form; nothing is learned.",
     "laptop": "Minutes to hours on two processor cores: learns to see, dream and drive.",
     "carracing": "An hour of training on two processor cores: a world whose dreams hold.",
+    "offline_100": "A fixed offline set for agents: 100 episodes of CarRacing of every skill, 16 held out.",
+    "offline_300": "A fixed offline set for agents: 300 episodes of CarRacing of every skill, 16 held out.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",

@@ -11,19 +11,14 @@ stage is a command of its own that this one runs in turn. Interrupted at any poi
 """
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from launch.command import main
 from launch.curves import plot_training
-from launch.interrupt import Interrupts
 from launch.run_folder import write_json
+from launch.stages import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +36,6 @@ class Demo:
                 raise ValueError(f"unknown stage {name!r}, have {list(STAGES)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A command of the pipeline and its folders."""
-
-    name: str
-    command: str
-    folders: dict[str, str]
-    """Option -> folder below the demo's."""
-    options: tuple[str, ...] = ()
-    """Others, as they are written."""
-    preset: str = "{}"
-    """Its name, in which {} stands for the demo's."""
-
-
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
-"""Exit codes of a stage that was told to stop."""
 TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
 _STAGES = (
     Stage(name="collect", command="collect", folders={"out": "data"}),
@@ -159,42 +138,12 @@ def demo(config: Demo) -> None:
         place = f"[{number}/{len(config.stages)}]"
         preset = stage.preset.format(config.preset)
         print(f"\n{place} {stage.name}: python -m launch.{stage.command} {preset}", *stage.options, flush=True)
-        seconds = run_stage(stage, config)
+        seconds = run_stage(stage, config.run, config.preset)
         timings[stage.name] = timings.get(stage.name, 0.0) + seconds
         write_json(timings_path, timings)
     runs = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination", f"{VMC}/vae", f"{VMC}/mdn_rnn")]
     plot_training(config.run / "curves.png", [run for run in runs if run.exists()])
     summarise(config, timings)
-
-
-def run_stage(stage: Stage, config: Demo) -> float:
-    """Seconds it took; the stage says itself when it is done already."""
-    options = [text for name, folder in stage.folders.items() for text in (f"--{name}", str(config.run / folder))]
-    began = time.perf_counter()
-    preset = stage.preset.format(config.preset)
-    command = [sys.executable, "-m", f"launch.{stage.command}", preset, *options, *stage.options]
-    status = run_command(command)
-    if status in STOPPED:
-        raise KeyboardInterrupt
-    if status:
-        raise ValueError(f"stage {stage.name} failed (exit code {status}); mend it and run the same command again")
-    return time.perf_counter() - began
-
-
-def run_command(command: Sequence[str]) -> int:
-    """Its exit code. Ctrl-C reaches it by itself, and it may save before it ends; SIGTERM is passed on."""
-    passed_on = False
-    with Interrupts() as interrupts, subprocess.Popen(command) as process:
-        while True:
-            try:
-                return process.wait(timeout=0.2) or (128 + interrupts.received if interrupts.received else 0)
-            except subprocess.TimeoutExpired:
-                if interrupts.received == signal.SIGTERM and not passed_on:
-                    passed_on = True
-                    process.terminate()
-            except KeyboardInterrupt:  # a second Ctrl-C
-                process.kill()
-                raise
 
 
 def summarise(config: Demo, timings: dict[str, float]) -> None:

@@ -278,7 +278,7 @@ class _Count:
         return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
-SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}}
+SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}, "study": {}}
 VMC_SIZES: dict[str, dict[str, Any]] = {**SIZES, "take_cover": {}, "paper": {}}
 PRESETS = {
     name: EncodeLatents(
@@ -296,7 +296,7 @@ PRESETS = {
         **sizes,
     )
     for name, sizes in VMC_SIZES.items()
-    if name != "carracing"
+    if name not in ("carracing", "study")
 }
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from dynamics.actions import ActionSpace
 from launch.command import main
 from launch.memory import fits
 from launch.models import (
+    agent_checkpoint,
+    check_actions,
     check_frame_size,
     check_same_tokenizer,
     default_device,
@@ -33,7 +35,6 @@ from launch.models import (
     identity,
     load_agent,
     load_tokenizer,
-    newest,
 )
 from launch.run_folder import write_json
 from launch.training import open_dataset
@@ -42,7 +43,18 @@ from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import write_video
 
 AgentName = Literal[
-    "random", "dataset", "cloned", "imagined", "vmc", "vmc_v_only", "vmc_hidden", "vmc_dream", "vmc_cold_dream"
+    "random",
+    "dataset",
+    "cloned",
+    "imagined",
+    "bc_scratch",
+    "filtered",
+    "dreamer_v1",
+    "vmc",
+    "vmc_v_only",
+    "vmc_hidden",
+    "vmc_dream",
+    "vmc_cold_dream",
 ]
 
 
@@ -55,6 +67,9 @@ class Evaluate:
     tokenizer: Path
     cloned: Path
     imagined: Path
+    bc_scratch: Path
+    filtered: Path
+    dreamer_v1: Path
     vmc: Path
     """Folder of World Models, with the runs vae, mdn_rnn, and of `launch.evolve` controller (vmc), v_only, hidden,
     dream and cold_dream: each as far as its agent is asked for."""
@@ -182,16 +197,12 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
         return RandomPolicy(space)
     if name in CONTROLLERS:
         return load_vmc(config.vmc, name, meta)
-    run = config.cloned if name == "cloned" else config.imagined
+    run = _run_of(name, config)
     device = default_device()
     tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
     check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
     check_frame_size(tokenizer, meta)
-    if agent.config.dynamics.actions != space:
-        raise ValueError(
-            f"the agent in {run} acts in {agent.config.dynamics.actions}, the environment of {config.data} in {space}: "
-            "give the data that it was trained on"
-        )
+    check_actions(agent.config.dynamics.actions, meta, model=run, other=config.data)
     if config.task >= agent.config.num_tasks:
         raise ValueError(f"task={config.task}, the agent in {run} knows tasks 0 to {agent.config.num_tasks - 1}")
     return AgentPolicy(
@@ -207,7 +218,12 @@ def _identity(name: AgentName, config: Evaluate) -> str:
         return "random"
     if name in CONTROLLERS:
         return identity_of(config.vmc, name)
-    return identity(newest(config.cloned if name == "cloned" else config.imagined, "Agent", "Imagination"))
+    return identity(agent_checkpoint(_run_of(name, config)))
+
+
+def _run_of(name: AgentName, config: Evaluate) -> Path:
+    run: Path = getattr(config, name)
+    return run
 
 
 def show(results: dict[str, Any]) -> None:
@@ -233,6 +249,7 @@ _VMC: dict[str, Any] = {"agents": ("random", "vmc_v_only", "vmc_hidden", "vmc", 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "debug": ("debug", _DEBUG),
     "laptop": ("laptop", {**_LAPTOP, "tracks": 20}),
+    "study": ("study", {**_LAPTOP, "tracks": 100, "num_envs": 50}),
     "vmc_debug": ("debug", {**_DEBUG, **_VMC}),
     "vmc_laptop": ("laptop", {**_LAPTOP, **_VMC, "tracks": 100}),
     "vmc_paper": ("paper", {**_LAPTOP, **_VMC, "tracks": 100}),
@@ -249,6 +266,9 @@ PRESETS = {
         tokenizer=Path(f"runs/{folder}/tokenizer"),
         cloned=Path(f"runs/{folder}/agent"),
         imagined=Path(f"runs/{folder}/imagination"),
+        bc_scratch=Path(f"runs/{folder}/bc_scratch"),
+        filtered=Path(f"runs/{folder}/filtered"),
+        dreamer_v1=Path(f"runs/{folder}/dreamer_v1"),
         vmc=Path(f"runs/{folder}/vmc"),
         **sizes,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from agent.agent import Agent, AgentConfig
 from agent.controller import Controller, ControllerConfig
 from agent.imagination import ImaginationConfig
+from dynamics.actions import ActionSpace
 from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch import checkpoint
@@ -87,9 +88,15 @@ def load_world(run: Path) -> WorldModel:
     return _load(WorldModel(checkpoint.load_config(path, DynamicsConfig)), path)
 
 
+def agent_checkpoint(run: Path) -> Path:
+    """The best checkpoint of a cloning run or of an imagination run where it looked for one, else the newest."""
+    best = run / "best"
+    return newest(best if best.is_dir() else run, "Agent", "Imagination")
+
+
 def load_agent(run: Path) -> Agent:
-    """The agent of a cloning run or of an imagination run."""
-    path = newest(run, "Agent", "Imagination")
+    """The agent of a cloning run or of an imagination run (see `agent_checkpoint`)."""
+    path = agent_checkpoint(run)
     if checkpoint.model_class(path) == "Imagination":
         return _load(Agent(checkpoint.load_config(path, ImaginationConfig).agent), path, part="agent")
     return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
@@ -111,6 +118,16 @@ def check_same_tokenizer(expected: str, found: str, *, model: Path, other: Path 
             f"the model in {model} knows latents of tokenizer {expected or 'unknown'}, "
             f"but {other} is of tokenizer {found or 'unknown'}: "
             "use the tokenizer that it was trained with, or train it again"
+        )
+
+
+def check_actions(expected: ActionSpace, data: DatasetMeta, *, model: Path, other: Path | str) -> None:
+    """Raises ValueError where a model acts in another space than the data do."""
+    found = ActionSpace.from_json(data.action_space)
+    if expected != found:
+        raise ValueError(
+            f"the model in {model} acts in {expected}, and {other} in {found}: "
+            "give the data that it was trained on, or train it again"
         )
 
 

@@ -1,28 +1,42 @@
 """Train the agent by behaviour cloning: policy, reward and end heads inside the world model, its video loss kept on.
 
-python -m launch.train_agent laptop
+    python -m launch.train_agent laptop
+    python -m launch.train_agent laptop --from-scratch --model.learns policy --run runs/laptop/bc_scratch
+    python -m launch.train_agent laptop --relevant-share 0.15 --run runs/laptop/filtered
+
+The second clones without what the world model knows, the third only the best drives. With --held-out alarms tell when
+the world model erodes or the reward head is off, and the checkpoint that is best on held-out episodes is kept.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from agent.agent import Agent, AgentConfig
 from agent.relevance import relevant_clips
+from dynamics.actions import ActionSpace
+from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.loop import LoopConfig
-from launch.models import check_same_tokenizer, load_world
+from launch.models import check_actions, check_same_tokenizer, load_world
 from launch.presets import MODELS
-from launch.training import Source, TrainOnLatents, run_training
+from launch.training import Source, run_training
+from launch.watching import TrainAndWatch, Watch
+from tokenizer.records import LatentClip
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainAgent(TrainOnLatents):
-    """Half of a batch is uniform; the other half, from the better half of the clips by return, is what is cloned."""
+class TrainAgent(TrainAndWatch):
+    """Half of a batch is uniform; the other half, from the better clips by return, is what is cloned."""
 
     dynamics: Path
     """Run folder of the world model to start from."""
+    from_scratch: bool = False
+    """Whether the world model's weights are drawn anew: the same network that has learned nothing yet."""
+    relevant_share: float = 0.5
+    """The best of the clips by return, of each task, that are cloned."""
     model: AgentConfig = AgentConfig()
 
     def __post_init__(self) -> None:
@@ -31,15 +45,51 @@ class TrainAgent(TrainOnLatents):
             rows = getattr(self, name)
             if rows is not None and (rows < 2 or rows % 2):
                 raise ValueError(f"{name}={rows} is odd, and half of a batch is uniform")
+        if not 0 < self.relevant_share <= 1:
+            raise ValueError(f"relevant_share={self.relevant_share} is not in (0, 1]")
 
 
 def train_agent(config: TrainAgent) -> None:
+    relevant = partial(relevant_clips, share=config.relevant_share)
+    watch = None
+    if config.held_out is not None:
+        watch = Watch(config, score=lambda measures: -measures["policy_nll"], relevant=relevant)
+
     def build(source: Source) -> nn.Module:
         world = load_world(config.dynamics).requires_grad_(True)
         check_same_tokenizer(world.config.tokenizer, source.meta.tokenizer, model=config.dynamics, other=config.encoder)
+        check_actions(world.config.actions, source.meta, model=config.dynamics, other=config.encoder)
+        _check_labels(source, config)
+        if config.from_scratch:
+            world = _fresh(world)
+        if watch is not None:
+            watch.begin(world)
         return Agent(replace(config.model, dynamics=world.config, num_tasks=len(source.meta.tasks)), world)
 
-    run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant_clips)
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
+
+
+def _fresh(world: WorldModel) -> WorldModel:
+    """The same network as it is made, with the standardisation of its latents."""
+    fresh = WorldModel(world.config)
+    for name in ("latent_mean", "latent_std"):
+        getattr(fresh, name).copy_(getattr(world, name))
+    return fresh
+
+
+LOOKED_AT = 64
+"""Clips whose actions are looked at before a training."""
+
+
+def _check_labels(source: Source, config: TrainAgent) -> None:
+    """Raises ValueError where there is nothing to clone, or what is no action of the space."""
+    clips = source.windows(min(config.length, max(sample.length for sample in source.dataset.samples)), LOOKED_AT)
+    assert isinstance(clips, LatentClip)
+    if not clips.labeled.any():
+        raise ValueError(
+            f"{source.dataset.name} holds no actions in {LOOKED_AT} clips of it: there is nothing to clone"
+        )
+    ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
 
 
 PRESETS = {
@@ -71,6 +121,18 @@ PRESETS = {
         ),
     ),
 }
+PRESETS["study"] = replace(
+    PRESETS["laptop"],
+    run=Path("runs/study/agent"),
+    data=("runs/study/latents/train",),
+    held_out=Path("runs/study/latents/held_out"),
+    dynamics=Path("runs/study/dynamics"),
+    batch_size=16,
+    length=24,
+    evaluate_every=250,
+    model=MODELS["study"].agent,
+    loop=replace(PRESETS["laptop"].loop, steps=1000, save_every=250),
+)
 
 GIVEN = {AgentConfig: ["dynamics", "num_tasks"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

@@ -1,25 +1,32 @@
 """Train the policy in imagination: PMPO on dreams of the frozen world model, with a value head.
 
-python -m launch.train_imagination laptop
+    python -m launch.train_imagination laptop
+    python -m launch.train_imagination laptop --model.actor dynamics --run runs/laptop/dreamer_v1
+
+The second is Dreamer V1's actor: the gradient of the returns runs through the dynamics. With --held-out alarms tell
+when dreams pay more than the game, and the last checkpoint before that is kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from agent.agent import TERMS, Agent
 from agent.imagination import Imagination, ImaginationConfig
+from agent.relevance import relevant_clips
 from launch.command import main
 from launch.distributed import parallelism
 from launch.loop import LoopConfig
-from launch.models import check_same_tokenizer, for_inference, load_agent
+from launch.models import check_actions, check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
-from launch.training import Source, TrainOnLatents, run_training
+from launch.training import Source, run_training
+from launch.watching import TrainAndWatch, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainImagination(TrainOnLatents):
+class TrainImagination(TrainAndWatch):
     """Clips of `length` frames are the contexts: one dream starts from each."""
 
     agent: Path
@@ -34,15 +41,37 @@ def train_imagination(config: TrainImagination) -> None:
             "start it with --config_file launch/configs/ddp.yaml"
         )
 
+    watch = None
+    if config.held_out is not None:
+        watch = Watch(config, score=lambda measures: measures["imagined_reward"], relevant=relevant_clips)
+
     def build(source: Source) -> nn.Module:
         agent = load_agent(config.agent)
         world = agent.world.config
         check_same_tokenizer(world.tokenizer, source.meta.tokenizer, model=config.agent, other=config.encoder)
+        check_actions(world.actions, source.meta, model=config.agent, other=config.encoder)
+        _check_can_dream(agent, source, config)
+        if watch is not None:
+            watch.begin(agent.world)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
         half = config.loop.precision == "bf16"
         return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))
 
-    run_training(config, build, kind="latents", tokenizer=config.tokenizer)
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, evaluate=watch)
+
+
+def _check_can_dream(agent: Agent, source: Source, config: TrainImagination) -> None:
+    """Raises ValueError where dreams would not be of a world, or would pay nothing."""
+    missing = [term for term in TERMS if term not in agent.config.learns]
+    if missing:
+        raise ValueError(
+            f"the agent in {config.agent} was cloned without the losses {', '.join(missing)}: it cannot dream; clone "
+            "one with all of them"
+        )
+    if all(sample.reward_sum == 0 for sample in source.dataset.samples):
+        raise ValueError(
+            f"{source.dataset.name} holds no reward, and imagination has nothing to strive for: cloning works without"
+        )
 
 
 PRESETS = {
@@ -74,6 +103,29 @@ PRESETS = {
         ),
     ),
 }
+PRESETS["study"] = replace(
+    PRESETS["laptop"],
+    run=Path("runs/study/imagination"),
+    data=("runs/study/latents/train",),
+    held_out=Path("runs/study/latents/held_out"),
+    agent=Path("runs/study/agent"),
+    batch_size=32,
+    length=16,
+    evaluate_every=50,
+    model=MODELS["study"].imagination,
+    loop=replace(PRESETS["laptop"].loop, steps=200, save_every=50, learning_rate=1e-3),
+)
+PRESETS["debug_v1"] = replace(
+    PRESETS["debug"],
+    run=Path("runs/debug/dreamer_v1"),
+    model=replace(PRESETS["debug"].model, actor="dynamics"),
+)
+PRESETS["study_v1"] = replace(
+    PRESETS["study"],
+    run=Path("runs/study/dreamer_v1"),
+    batch_size=16,
+    model=replace(PRESETS["study"].model, actor="dynamics", horizon=10, num_steps=1),
+)
 
 GIVEN = {ImaginationConfig: ["agent"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

@@ -95,6 +95,14 @@ PRESETS = {
         ),
     ),
 }
+PRESETS["study"] = replace(
+    PRESETS["laptop"],
+    run=Path("runs/study/tokenizer"),
+    data=("runs/study/data/train",),
+    held_out=Path("runs/study/data/held_out"),
+    evaluate_every=400,
+    loop=replace(PRESETS["laptop"].loop, steps=1600, save_every=400),
+)
 
 GIVEN = {TokenizerConfig: ["frame_size"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

@@ -18,7 +18,7 @@ def call_command(name: str, *arguments: object) -> int:
     before = sys.argv
     sys.argv = [f"launch.{name}", *map(str, arguments)]
     shared = name.startswith("train_") or name in ("encode_latents", "evolve")
-    processes: Literal["all", "first", "one"] = "one" if name == "demo" else "all" if shared else "first"
+    processes: Literal["all", "first", "one"] = "one" if name in ("demo", "study") else "all" if shared else "first"
     try:
         module.main(module.PRESETS, getattr(module, name), description=module.__doc__, processes=processes)
     except SystemExit as end:
@@ -41,7 +41,7 @@ def call() -> Call:
 
 @pytest.fixture
 def stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.demo.run_command", call_stage)
+    monkeypatch.setattr("launch.stages.run_command", call_stage)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("Box2D")
     run = tmp_path_factory.mktemp("pipeline") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.demo.run_command", call_stage)
+        patch.setattr("launch.stages.run_command", call_stage)
         assert call_command("demo", "debug", "--run", run) == 0
     return run

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch import demo
+from launch import demo, stages
 from launch.command import main
 
 STAGES = [
@@ -25,8 +25,8 @@ def test_a_stage_is_a_command_line_that_is_taken(
     """One was refused an hour after the start: a dream asked for --max-steps in the preset that no test ran."""
     config = demo.PRESETS[name]
     commands: list[list[str]] = []
-    monkeypatch.setattr(demo, "run_command", lambda command: commands.append(list(command)) or 0)
-    demo.run_stage(demo.STAGES[stage], config)
+    monkeypatch.setattr(stages, "run_command", lambda command: commands.append(list(command)) or 0)
+    stages.run_stage(demo.STAGES[stage], config.run, config.preset)
     (command,) = commands
     module = importlib.import_module(command[2])
     taken: list[Any] = []

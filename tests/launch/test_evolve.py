@@ -42,7 +42,7 @@ def vmc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("Box2D")
     run = tmp_path_factory.mktemp("vmc") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.demo.run_command", call_stage)
+        patch.setattr("launch.stages.run_command", call_stage)
         assert call_command("demo", "vmc_debug", "--run", run) == 0
     return run
 

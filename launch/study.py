@@ -1,0 +1,221 @@
+"""Which agent drives best? Several trainings of each on one offline dataset, judged on the same real tracks.
+
+    python -m launch.study carracing
+    python -m launch.study carracing --agents cloned imagined --seeds 3 --tracks 20
+
+Dataset and tokenizer are made once. Each seed trains a world model and then its agents: WM+BC (cloned), Dreamer 4
+(imagined), and on the first seeds cloning from scratch, cloning of the best drives alone (filtered) and Dreamer V1's
+actor. Each stage is a command of its own. Means are over seeds, and so are the intervals: the unit is the training run.
+Interrupted, the same command goes on; seeds whose scores are in the folder's study.json are not trained again.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from launch.command import main
+from launch.run_folder import write_json
+from launch.serial import to_json
+from launch.stages import Stage, run_stage
+from launch.study_report import plot, show, summarise
+from tokenizer.shard_format import INDEX, read_json
+
+NUMBERS = "study.json"
+Trained = Literal["cloned", "imagined", "bc_scratch", "filtered", "dreamer_v1"]
+PAIRED: tuple[Trained, ...] = ("cloned", "imagined")
+"""Agents that are trained on every seed."""
+OTHERS: tuple[Trained, ...] = ("bc_scratch", "filtered", "dreamer_v1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    run: Path
+    """Folder that gets everything."""
+    preset: Literal["debug", "study"]
+    """Preset of every stage."""
+    collecting: str
+    """Preset of the dataset."""
+    seeds: int = 6
+    """Trainings of the world model with WM+BC and Dreamer 4."""
+    seeds_of_others: int = 3
+    """Trainings of each of the other agents, on the world models of the first seeds."""
+    agents: tuple[Trained, ...] = PAIRED + OTHERS
+    tracks: int = 100
+    """Real tracks that each training is judged on, the same for all."""
+    also: tuple[Path, ...] = ()
+    """results.json of other agents on the same tracks, such as that of `launch.demo vmc`: its rows join the table."""
+    json: Path | None = None
+    """Also write the numbers here."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "tracks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        if not 0 <= self.seeds_of_others <= self.seeds:
+            raise ValueError(f"seeds_of_others={self.seeds_of_others} is not in 0 to seeds={self.seeds}")
+        if not self.agents:
+            raise ValueError(f"agents={self.agents}: name at least one of {', '.join(PAIRED + OTHERS)}")
+
+    def agents_of(self, seed: int) -> tuple[Trained, ...]:
+        return tuple(name for name in self.agents if name in PAIRED or seed < self.seeds_of_others)
+
+
+def study(config: Study) -> None:
+    kept = _kept(config)
+    todo = [seed for seed in range(config.seeds) if _missing(config, kept, seed)]
+    if todo:
+        for stage in _shared(config):
+            _run(stage, config, kept)
+        kept["dataset"] = _dataset_rows(config)
+    for number, seed in enumerate(todo, start=1):
+        print(f"\nseed {seed}, {number} of {len(todo)} to go", flush=True)
+        missing = _missing(config, kept, seed)
+        for stage in _of_seed(config, seed, missing):
+            _run(stage, config, kept)
+        _take_scores(config, kept, seed, missing)
+        _report(config, kept)
+    if not todo:
+        print(f"already done: {config.run}")
+        _report(config, kept)
+    print(f"numbers and plot in {config.run}")
+
+
+def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
+    print(f"\n{stage.name}: python -m launch.{stage.command} {stage.preset.format(config.preset)}", flush=True)
+    seconds = run_stage(stage, config.run, config.preset)
+    kept["seconds"][stage.name] = kept["seconds"].get(stage.name, 0.0) + seconds
+    write_json(config.run / NUMBERS, kept)
+
+
+def _shared(config: Study) -> list[Stage]:
+    return [
+        Stage(name="collect", command="collect", folders={"out": "data"}, preset=config.collecting),
+        Stage(
+            name="tokenizer",
+            command="train_tokenizer",
+            folders={"run": "tokenizer", "data": "data/train", "held-out": "data/held_out"},
+        ),
+        Stage(
+            name="latents",
+            command="encode_latents",
+            folders={"tokenizer": "tokenizer", "data": "data", "out": "latents"},
+        ),
+    ]
+
+
+def _of_seed(config: Study, seed: int, agents: Sequence[Trained]) -> list[Stage]:
+    """What trains and judges these agents of a seed; an agent that needs another's run comes after it."""
+    needed = {*agents, *(("cloned",) if {"imagined", "dreamer_v1"} & set(agents) else ())}
+    place, data = f"seed_{seed}", {"data": "latents/train", "held-out": "latents/held_out"}
+    world = {"dynamics": f"{place}/dynamics"}
+    clone = {"agent": f"{place}/cloned"}
+    stages = [
+        Stage(
+            name=f"{place}/dynamics",
+            command="train_dynamics",
+            folders={"run": f"{place}/dynamics", "data": "latents/train"},
+        )
+    ]
+    for name, command, folders, options, preset in (
+        ("cloned", "train_agent", world, (), "{}"),
+        ("bc_scratch", "train_agent", world, ("--from-scratch", "--model.learns", "policy"), "{}"),
+        ("filtered", "train_agent", world, ("--relevant-share", "0.15"), "{}"),
+        ("imagined", "train_imagination", clone, (), "{}"),
+        ("dreamer_v1", "train_imagination", clone, (), "{}_v1"),
+    ):
+        if name in needed:
+            where = {"run": f"{place}/{name}", **data, **folders}
+            stages.append(Stage(name=f"{place}/{name}", command=command, folders=where, options=options, preset=preset))
+    seeded = [_seeded(stage, seed) for stage in stages]
+    return [*seeded, _scoring(config, seed, agents)]
+
+
+def _seeded(stage: Stage, seed: int) -> Stage:
+    return Stage(**{**vars(stage), "options": (*stage.options, "--seed", str(seed))})
+
+
+def _scoring(config: Study, seed: int, agents: Sequence[Trained]) -> Stage:
+    place = f"seed_{seed}"
+    asked = (*(("random",) if seed == 0 else ()), *agents)
+    runs = {name.replace("_", "-"): f"{place}/{name}" for name in agents}
+    return Stage(
+        name=f"{place}/scores",
+        command="evaluate",
+        folders={"run": f"{place}/evaluation", "data": "data/train", "tokenizer": "tokenizer", **runs},
+        options=("--agents", *asked, "--tracks", str(config.tracks)),
+    )
+
+
+def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, ...]:
+    return tuple(
+        name
+        for name in config.agents_of(seed)
+        if kept["seeds"].get(str(seed), {}).get(name, {}).get("tracks", 0) < config.tracks
+    )
+
+
+def _take_scores(config: Study, kept: dict[str, Any], seed: int, agents: Sequence[str]) -> None:
+    results = read_json(config.run / f"seed_{seed}" / "evaluation" / "results.json")
+    rows = kept["seeds"].setdefault(str(seed), {})
+    rows |= {name: results[name] for name in agents}
+    if "random" in results:
+        kept["random"] = results["random"]
+    write_json(config.run / NUMBERS, kept)
+
+
+def _dataset_rows(config: Study) -> dict[str, Any]:
+    meta = read_json(config.run / "data/train" / INDEX)
+    return {name: meta[name] for name in ("num_samples", "return_mean", "return_std", "return_best")}
+
+
+def _kept(config: Study) -> dict[str, Any]:
+    """What is known already. Raises ValueError where it was made by presets that say something else today."""
+    path, recipe = config.run / NUMBERS, _recipe(config)
+    if not path.exists():
+        return {"recipe": recipe, "dataset": {}, "random": None, "seeds": {}, "seconds": {}}
+    kept = read_json(path)
+    changed = sorted(name for name, mark in recipe.items() if kept["recipe"].get(name) != mark)
+    if changed:
+        raise ValueError(
+            f"{path} is of other presets of {', '.join(changed)} than today's: trainings of two recipes make no mean; "
+            "name another folder with --run"
+        )
+    return kept
+
+
+def _recipe(config: Study) -> dict[str, str]:
+    """A fingerprint of the preset of each command."""
+    stages = [*_shared(config), *_of_seed(config, 0, PAIRED + OTHERS)]
+    marks = {}
+    for stage in stages:
+        preset = stage.preset.format(config.preset)
+        module = importlib.import_module(f"launch.{stage.command}")
+        text = json.dumps(to_json(module.PRESETS[preset]), sort_keys=True)
+        marks[f"{stage.command} {preset}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return marks
+
+
+def _report(config: Study, kept: dict[str, Any]) -> None:
+    others = [read_json(path) for path in config.also]
+    rows = {name: row for found in others for name, row in found.items() if name not in ("random", "dataset")}
+    numbers = summarise(kept, rows, order=config.agents)
+    kept["summary"] = numbers
+    for path in filter(None, (config.run / NUMBERS, config.json)):
+        write_json(path, kept)
+    show(numbers)
+    plot(numbers, config.run / "study.png")
+
+
+PRESETS = {
+    "debug": Study(
+        run=Path("runs/debug_study"), preset="debug", collecting="debug", seeds=2, seeds_of_others=1, tracks=1
+    ),
+    "carracing": Study(run=Path("runs/study"), preset="study", collecting="offline_300"),
+}
+
+if __name__ == "__main__":
+    main(PRESETS, study, description=__doc__, processes="one")

@@ -1,0 +1,172 @@
+"""What a training of agents looks at beside its loss: the alarms of `agent.alarms`, and which checkpoint is the best.
+
+In the run's folder: `alarms.json` holds what was measured before the first step, metrics.jsonl each measure,
+`curves.png` their curves, and `best` the checkpoint that is used from then on.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from agent import alarms
+from agent.acting import AgentPolicy
+from agent.agent import Agent
+from agent.alarms import Measures
+from agent.envs.vector import VectorEnv
+from agent.imagination import Imagination
+from agent.scoring import play
+from agent.seeds import CHAMPION_TRACKS
+from dynamics.world_model import WorldModel
+from launch import checkpoint
+from launch.checkpoint import Snapshot, describe
+from launch.curves import plot_training
+from launch.distributed import on_first_process
+from launch.models import for_inference, load_tokenizer
+from launch.run_folder import write_json
+from launch.training import TrainOnLatents, open_dataset
+from tokenizer.records import LatentClip
+from tokenizer.shard_format import DatasetMeta, read_json
+from tokenizer.shards import Dataset
+from tokenizer.stream import windows
+
+BEST = "best"
+"""Folder below a run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAndWatch(TrainOnLatents):
+    """What the trainings of agents have in common."""
+
+    held_out: Path | None = None
+    """Latent shards that nothing is trained on: alarms and the best checkpoint go by them. Without them there are
+    none."""
+    held_out_clips: int = 16
+    """Clips of them that each evaluation looks at."""
+    real_tracks: int = 0
+    """Episodes in the real environment at each evaluation, on tracks of their own, where that is allowed: then they
+    choose the best checkpoint. Needs --real-tokenizer."""
+    real_tokenizer: Path | None = None
+    """Run folder of the tokenizer whose latents the agent knows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out_clips < 1 or self.real_tracks < 0:
+            raise ValueError(
+                f"held_out_clips={self.held_out_clips} must be at least 1, real_tracks={self.real_tracks} not negative"
+            )
+        if self.real_tracks and (self.real_tokenizer is None or self.held_out is None):
+            raise ValueError(f"real_tracks={self.real_tracks} needs --real-tokenizer and --held-out")
+
+
+class Watch:
+    """Measures a model in training; called as the loop's `evaluate`."""
+
+    def __init__(
+        self, config: TrainAndWatch, *, score: Callable[[Measures], float], relevant: Callable[[Dataset], Dataset]
+    ) -> None:
+        """`score` says of measures how good a checkpoint is, where the real environment is not asked.
+
+        `relevant` selects the episodes on whose actions the policy's likelihood is taken.
+        """
+        assert config.held_out is not None
+        self.config, self.score = config, score
+        self.dataset = open_dataset(config.held_out, "latents")
+        self.clips, self.cloned = self._windows(self.dataset), self._windows(relevant(self.dataset))
+        self.best_reward = max(sample.reward_sum / sample.length for sample in self.dataset.samples)
+        self._path = config.run / "alarms.json"
+        self._said: set[str] = set()
+
+    def _windows(self, dataset: Dataset) -> LatentClip:
+        clips = windows(dataset, self.config.length, self.config.held_out_clips)
+        assert isinstance(clips, LatentClip)
+        return clips
+
+    def begin(self, world: WorldModel) -> None:
+        """Notes what the world model is like before the first step; of a run that goes on that is known."""
+        if not self._path.exists() and on_first_process():
+            with _eager():
+                error = alarms.video_error(world, self.clips, torch.Generator().manual_seed(0))
+            write_json(self._path, {"video_error": error, "best": None})
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        before = read_json(self._path)
+        with _eager(), torch.no_grad(), _autocast(self.config.loop.precision, _device(model)):
+            measures = self.measure(model, before["video_error"])
+        found = alarms.warnings(measures)
+        for sentence in found:
+            if sentence.partition(" ")[0] not in self._said:  # once for each measure: the rest is in metrics.jsonl
+                print(f"alarm: {sentence}", flush=True)
+        self._said = {sentence.partition(" ")[0] for sentence in found}
+        value = measures["real_return"] if "real_return" in measures else self.score(measures)
+        trusted = not found or "real_return" in measures
+        if before["best"] is None or (trusted, value) >= (before["best"]["trusted"], before["best"]["value"]):
+            self._keep(model, step)
+            write_json(self._path, before | {"best": {"step": step, "value": value, "trusted": trusted}})
+        if step == self.config.loop.steps:
+            plot_training(self.config.run / "curves.png", [self.config.run])
+        return {**measures, "alarms": float(len(found))}
+
+    def measure(self, model: nn.Module, video_error_before: float) -> Measures:
+        agent = model.agent if isinstance(model, Imagination) else model
+        assert isinstance(agent, Agent)
+        device, learns = _device(model), agent.config.learns
+        clips = self.clips.to(device)
+
+        def draws() -> torch.Generator:
+            """The same at every evaluation: what differs is the model."""
+            return torch.Generator(device).manual_seed(0)
+
+        measures = {"policy_nll": alarms.policy_nll(agent, self.cloned.to(device), draws())}
+        if "video" in learns:
+            error = alarms.video_error(agent.world, clips, draws())
+            measures |= {"held_out_video_error": error, "video_error_ratio": error / video_error_before}
+        heads = alarms.head_measures(agent, clips, draws())
+        measures |= {name: value for name, value in heads.items() if name.partition("_")[0] in learns}
+        if isinstance(model, Imagination):
+            measures |= alarms.dream_measures(model, clips, self.best_reward, draws())
+        if self.config.real_tracks:
+            measures |= self._play(agent)
+            if "imagined_reward" in measures and measures["real_reward"] > 0:
+                measures["imagined_over_real"] = measures["imagined_reward"] / measures["real_reward"]
+        return measures
+
+    def _play(self, agent: Agent) -> Measures:
+        """What the policy earns in the real environment, an episode and a frame."""
+        count, meta = self.config.real_tracks, self.dataset.meta
+        assert self.config.real_tokenizer is not None
+        tokenizer = for_inference(load_tokenizer(self.config.real_tokenizer), _device(agent), compile=False)
+        with _envs(meta, count) as envs:
+            played = play(AgentPolicy(tokenizer, agent), envs, [CHAMPION_TRACKS + i for i in range(count)])
+        return {
+            "real_return": sum(played.returns) / count,
+            "real_reward": sum(played.returns) / sum(played.lengths),
+        }
+
+    def _keep(self, model: nn.Module, step: int) -> None:
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        snapshot = Snapshot(model=tensors, ema={}, optimizer={}, config=describe(model))
+        checkpoint.save(self.config.run / BEST, step, snapshot, {"kept": time.time()}, keep=1)
+
+
+def _envs(meta: DatasetMeta, count: int) -> VectorEnv:
+    return VectorEnv(
+        meta.environment, num_envs=count, processes=min(2, count), stock=False, action_repeat=meta.action_repeat
+    )
+
+
+def _eager() -> Any:
+    """Compiled layers would be compiled again for the shapes and modes of each measure."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
