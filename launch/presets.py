@@ -103,7 +103,7 @@ MODELS: dict[str, ModelPreset] = {
         _LAPTOP,
         dynamics=DynamicsConfig(num_tokens=8, num_registers=2, transformer=_STUDY_TRANSFORMER),
         imagination=ImaginationConfig(num_steps=2, discount=0.97, value_warmup=20),
-        dynamics_clips=Clips(12, 24),
+        dynamics_clips=Clips(8, 24),
     ),
     # What other implementations of these models were timed at.
     "S": ModelPreset(

@@ -113,10 +113,9 @@ PRESETS["study"] = replace(
     PRESETS["laptop"],
     run=Path("runs/study/dynamics"),
     data=("runs/study/latents/train",),
-    batch_size=12,
     length=24,
     model=MODELS["study"].dynamics,
-    loop=replace(PRESETS["laptop"].loop, steps=1800, save_every=400, ema_decay=0.997),
+    loop=replace(PRESETS["laptop"].loop, steps=1500, save_every=500, ema_decay=0.997),
 )
 
 GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}

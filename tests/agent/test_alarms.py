@@ -1,0 +1,93 @@
+"""Alarms: silent on an agent that learned its world, and each heard when the thing that it names is spoilt."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from agent import alarms
+from agent.agent import Agent
+from agent.alarms import dream_measures, head_measures, video_error, warnings
+from agent.imagination import Imagination, ImaginationConfig
+from tests.agent.conftest import toy_episodes
+from tests.builders import seeded
+from tokenizer.records import LatentClip
+
+
+@pytest.fixture(scope="module")
+def held_out() -> LatentClip:
+    return toy_episodes(64, 6, seeded(77))
+
+
+def heard(measures: dict[str, float]) -> set[str]:
+    return {sentence.partition(" ")[0] for sentence in warnings(measures)}
+
+
+def test_a_world_model_with_noise_in_its_weights_is_told_by_its_video_error(
+    learned: Agent, held_out: LatentClip
+) -> None:
+    before = video_error(learned.world, held_out, seeded())
+    assert video_error(deepcopy(learned).world, held_out, seeded()) == before
+    spoilt = deepcopy(learned).world
+    with torch.no_grad():
+        for parameter in spoilt.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(1)))
+    ratio = video_error(spoilt, held_out, seeded()) / before
+    assert heard({"video_error_ratio": 1.0}) == set()
+    assert heard({"video_error_ratio": ratio}) == {"video_error_ratio"}
+    assert "the world model erodes" in warnings({"video_error_ratio": ratio})[0]
+
+
+def test_heads_that_learned_the_game_raise_no_alarm(learned: Agent, held_out: LatentClip) -> None:
+    measures = head_measures(learned, held_out, seeded())
+    assert heard(measures) == set(), measures
+    assert measures["reward_correlation"] > 0.9
+
+
+def test_a_reward_head_that_reads_more_than_the_game_pays_is_told(learned: Agent, held_out: LatentClip) -> None:
+    agent = deepcopy(learned)
+    with torch.no_grad():
+        agent.reward.bins.mul_(2)
+    measures = head_measures(agent, held_out, seeded())
+    assert heard(measures) == {"reward_bias"}
+    assert measures["reward_bias"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_reward_head_that_reads_noise_is_told(learned: Agent, held_out: LatentClip) -> None:
+    agent = deepcopy(learned)
+    with torch.no_grad():
+        agent.reward.trunk[0].weight.normal_(generator=seeded(3))
+    assert "reward_correlation" in heard(head_measures(agent, held_out, seeded()))
+
+
+def test_an_end_head_that_sees_ends_everywhere_is_told(learned: Agent, held_out: LatentClip) -> None:
+    agent = deepcopy(learned)
+    with torch.no_grad():
+        agent.end.out_head.bias.fill_(-30)
+    assert heard(head_measures(agent, held_out, seeded())) == {"end_excess"}
+
+
+def test_dreams_that_pay_more_than_the_game_ever_did_are_told(learned: Agent, held_out: LatentClip) -> None:
+    """The most that the toy pays is a coin a frame, its drives half a coin."""
+    model = Imagination(ImaginationConfig(horizon=4, num_steps=1), deepcopy(learned))
+    honest = dream_measures(model, held_out, 1.0, seeded())
+    assert "imagined_excess" not in heard(honest) and "kl_to_prior" not in heard(honest)
+    assert 0.3 < honest["imagined_reward"] < 0.7
+    with torch.no_grad():
+        model.agent.reward.bins.mul_(4)
+    assert "imagined_excess" in heard(dream_measures(model, held_out, 1.0, seeded()))
+
+
+def test_a_policy_far_from_its_prior_and_a_value_that_is_off_are_told(learned: Agent, held_out: LatentClip) -> None:
+    model = Imagination(ImaginationConfig(horizon=4, num_steps=1, discount=0.5), deepcopy(learned))
+    with torch.no_grad():
+        for weight in model.policy.out_heads:
+            weight.mul_(-30)
+        model.value.out_head.bias[model.value.bins.sub(20).abs().argmin()] = 20
+    told = heard(dream_measures(model, held_out, 1.0, seeded()))
+    assert {"kl_to_prior", "value_bias_share", "positive_share"} <= told
+
+
+def test_every_range_says_what_to_do() -> None:
+    for name, (low, high, why) in alarms.RANGES.items():
+        assert low < high and len(why) > 20, name
