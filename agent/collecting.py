@@ -31,6 +31,8 @@ class Episode:
     rewards: NDArray[np.float32]
     continues: NDArray[np.bool_]
     seed: int
+    task: int
+    """Whose rewards they are, by its number in the environment."""
     finished: bool
     """Whether it ran to its own end, not to `max_steps`."""
 
@@ -43,23 +45,26 @@ class Episode:
         return len(self.frames)
 
 
-def collect_episode(env: Environment, driver: Driver, *, seed: int, max_steps: int | None = None) -> Episode:
+def collect_episode(
+    env: Environment, driver: Driver, *, seed: int, task: int = 0, max_steps: int | None = None
+) -> Episode:
     """Drives one episode from its first frame to its end, or for `max_steps` actions if that is less."""
     driver.reset(np.random.default_rng([seed, 1]))
     arrivals = [env.reset(seed)]
     while not arrivals[-1].is_last and (max_steps is None or len(arrivals) <= max_steps):
         arrivals.append(env.step(driver.act(env)))
-    return _episode(arrivals, seed)
+    return _episode(arrivals, seed, task)
 
 
-def _episode(arrivals: Sequence[Arrival], seed: int) -> Episode:
+def _episode(arrivals: Sequence[Arrival], seed: int, task: int) -> Episode:
     return Episode(
         frames=np.stack([a.frame for a in arrivals]),
         actions=np.stack([a.action for a in arrivals]),
         labeled=np.array([a.labeled for a in arrivals]),
-        rewards=np.array([a.reward for a in arrivals], dtype=np.float32),
+        rewards=np.array([a.earned(task) for a in arrivals], dtype=np.float32),
         continues=np.array([a.continues for a in arrivals]),
         seed=seed,
+        task=task,
         finished=arrivals[-1].is_last,
     )
 
@@ -74,6 +79,8 @@ class ShardOrder:
     driver: str
     seeds: tuple[int, ...]
     """Of the tracks, an episode each."""
+    first_episode: int = 0
+    """Number of the first of them in the dataset, whose tasks come in turn."""
     max_steps: int | None = None
 
 
@@ -83,9 +90,12 @@ def collect_shard(order: ShardOrder, progress: Callable[[int, float], None]) -> 
     env = make_env(meta.environment, stock=False, action_repeat=meta.action_repeat)
     try:
         with ShardWriter(order.folder, order.number, meta) as shard:
-            for seed in order.seeds:
+            for number, seed in enumerate(order.seeds, start=order.first_episode):
+                task = number % len(meta.tasks)
                 driver = make_driver(order.driver, np.random.default_rng([seed, 0]))
-                episode = collect_episode(env, driver, seed=seed, max_steps=order.max_steps)
+                episode = collect_episode(
+                    env, driver, seed=seed, task=env.task_names.index(meta.tasks[task]), max_steps=order.max_steps
+                )
                 shard.write(
                     episode_key(seed),
                     frames=episode.frames,
@@ -93,6 +103,7 @@ def collect_shard(order: ShardOrder, progress: Callable[[int, float], None]) -> 
                     labeled=episode.labeled,
                     rewards=episode.rewards,
                     continues=episode.continues,
+                    task=task,
                     source=f"driver:{order.driver}",
                     extras={"seed": seed, "return": episode.total_reward, "finished": episode.finished},
                 )
@@ -106,16 +117,24 @@ def episode_key(seed: int) -> str:
     return f"episode-{seed:08d}"
 
 
-def dataset_meta(environment: str, *, action_repeat: int, extra: dict[str, Any]) -> DatasetMeta:
-    """What a dataset of this environment says of itself. Raises ValueError for an unknown environment."""
+def dataset_meta(
+    environment: str, *, action_repeat: int, extra: dict[str, Any], tasks: Sequence[str] = ()
+) -> DatasetMeta:
+    """What a dataset of this environment says of itself; its task is the environment's first where none is named.
+
+    Raises ValueError for an unknown environment or a task that it has not.
+    """
     env = make_env(environment, stock=False, action_repeat=action_repeat)
     try:
+        unknown = [task for task in tasks if task not in env.task_names]
+        if unknown:
+            raise ValueError(f"unknown task {unknown[0]!r}, {environment} has {list(env.task_names)}")
         return DatasetMeta(
             environment=environment,
             frame_size=env.frame_shape[1:],
             fps=env.fps,
             action_space=env.action_space.to_json(),
-            tasks=env.task_names,
+            tasks=tuple(tasks) or env.task_names[:1],
             action_repeat=action_repeat,
             extra=extra,
         )

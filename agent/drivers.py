@@ -117,6 +117,26 @@ def graded_driver(rng: np.random.Generator) -> Driver:
     )
 
 
+def cruising_driver(rng: np.random.Generator) -> Driver:
+    """A scripted CarRacing driver that goes slowly in the middle of the road, with more or less care."""
+    careful = rng.random() < 0.5
+    return ScriptedDriver(
+        Skill(
+            top_speed=rng.uniform(20, 30),
+            noise=rng.uniform(0, 0.1 if careful else 0.4),
+            noise_seconds=rng.uniform(0.2, 0.8),
+            lapses_per_minute=0.0 if careful else rng.uniform(0, 25),
+            lapse_seconds=rng.uniform(0.2, 0.7),
+            room=0.0,
+        )
+    )
+
+
+def graded_or_cruising_driver(rng: np.random.Generator) -> Driver:
+    """One of the two, as likely: half of the episodes of each task are no examples for it."""
+    return graded_driver(rng) if rng.random() < 0.5 else cruising_driver(rng)
+
+
 DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
     "random": lambda rng: RandomDriver(),
     "correlated_random": lambda rng: CorrelatedRandomDriver(),
@@ -124,6 +144,8 @@ DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
     "scripted_mixed": scripted_mixed_driver,
     "mixed": mixed_driver,
     "graded": graded_driver,
+    "cruising": cruising_driver,
+    "graded_or_cruising": graded_or_cruising_driver,
 }
 
 

@@ -27,12 +27,13 @@ def play(
     envs: VectorEnv,
     seeds: Sequence[int],
     *,
+    task: int = 0,
     max_steps: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Episodes:
     """One episode on each seed's track, side by side, cut after `max_steps` actions where given.
 
-    `progress` hears (step, episodes that have ended).
+    What counts is what the environment's task of this number pays. `progress` hears (step, episodes that have ended).
     """
     policy.reset(int(seeds[0]))
     arrivals = envs.reset(seeds)
@@ -41,7 +42,7 @@ def play(
     frames = [arrivals[0].frame]
     while running.any() and (max_steps is None or lengths.max() < max_steps):
         arrivals = envs.step(policy.act(arrivals))
-        returns += np.where(running, [a.reward for a in arrivals], 0.0)
+        returns += np.where(running, [a.earned(task) for a in arrivals], 0.0)
         lengths += running
         if running[0]:
             frames.append(arrivals[0].frame)

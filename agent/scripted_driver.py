@@ -44,6 +44,10 @@ class Skill:
     """Spells of a random action."""
     lapse_seconds: float = 0.4
     """Mean length of such a spell."""
+    room: float = 3.8
+    """How far from the middle of the road it may cut corners, in units of length."""
+    top_speed: float = 150.0
+    """In units of length a second."""
 
     def __post_init__(self) -> None:
         if not 0 < self.pace <= 1.5:
@@ -80,7 +84,12 @@ class ScriptedDriver:
             raise ValueError(f"the scripted driver needs an environment with a track, {type(env).__name__} has none")
         if self._line is None:
             self._line = racing_line(
-                env.track_points(), room=3.8, rounds=42, grip=185.0, braking=130.0, top_speed=150.0
+                env.track_points(),
+                room=self.skill.room,
+                rounds=42,
+                grip=185.0,
+                braking=130.0,
+                top_speed=self.skill.top_speed,
             )
         return self._falter(self._intend(self._line, env.car_state(), 1 / env.fps), 1 / env.fps)
 

@@ -36,8 +36,11 @@ class CollectConfig:
     held_out: int = 8
     """Episodes to judge models on."""
     driver: str = "mixed"
-    """Who drives the episodes to train on: mixed, graded, scripted_mixed, scripted, random or correlated_random."""
+    """Who drives the episodes to train on: mixed, graded, cruising, graded_or_cruising, scripted_mixed, scripted,
+    random or correlated_random."""
     held_out_driver: str = "scripted_mixed"
+    tasks: tuple[str, ...] = ()
+    """Tasks that the episodes are of, in turn, by their names in the environment; its first one where not given."""
     action_repeat: int = 4
     """Simulator steps for each action and frame."""
     max_steps: int | None = None
@@ -92,6 +95,12 @@ PRESETS = {
     "carracing": replace(LAPTOP, episodes=300, held_out=16, out=Path("runs/carracing/data")),
     "offline_100": _graded(100, "offline_100"),
     "offline_300": _graded(300, "offline_300"),
+    "tasks": replace(
+        _graded(160, "tasks"),
+        driver="graded_or_cruising",
+        held_out_driver="graded_or_cruising",
+        tasks=("drive", "cruise"),
+    ),
     "vmc_debug": _by_random_policies(DEBUG, "runs/debug/vmc/data"),
     "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/laptop/vmc/data"),
     "vmc_paper": _by_random_policies(replace(LAPTOP, episodes=10_000, held_out=100), "runs/paper/vmc/data"),
@@ -156,7 +165,7 @@ def collect(config: CollectConfig) -> None:
 def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: int) -> Plan:
     seeds = [track_seed(tracks, config.seed, episode) for episode in range(episodes)]
     extra = {"driver": driver, "seeds": seeds, "max_steps": config.max_steps}
-    meta = dataset_meta(config.env, action_repeat=config.action_repeat, extra=extra)
+    meta = dataset_meta(config.env, action_repeat=config.action_repeat, extra=extra, tasks=config.tasks)
     folder, size = config.out / name, config.episodes_per_shard
     orders = tuple(
         ShardOrder(
@@ -165,6 +174,7 @@ def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: 
             meta=meta,
             driver=driver,
             seeds=tuple(seeds[start : start + size]),
+            first_episode=start,
             max_steps=config.max_steps,
         )
         for number, start in enumerate(range(0, episodes, size))
@@ -175,11 +185,12 @@ def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: 
 def _claim(config: CollectConfig) -> None:
     """Notes in the folder what is collected there, so that no other settings fill up its gaps."""
     settings = {name: value for name, value in vars(config).items() if name not in ("out", "processes")}
+    settings["tasks"] = list(config.tasks)  # as JSON gives them back
     path = config.out / "collect.json"
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
-    before = json.loads(path.read_text())
+    before = {"tasks": [], **json.loads(path.read_text())}
     differing = [f"{name}={before.get(name)!r}" for name, value in settings.items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{config.out} was collected with {', '.join(differing)}: choose another --out")

@@ -9,6 +9,7 @@ goes on, and the results of agents that are not asked for stay in the table.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,10 @@ class Evaluate:
     """Episodes played side by side."""
     processes: int = 2
     """Processes that step them."""
-    task: int = 0
+    task: str = ""
+    """Name of the task that agents are told and scored by, of those of the data; the first of them where not given."""
+    told: str = ""
+    """Name of the task that agents are told, where they are to be scored by another."""
     max_steps: int | None = None
     """Actions after which an episode is cut; whole episodes where not given."""
     compile: bool = True
@@ -92,19 +96,32 @@ class Evaluate:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}, needs at least 1")
-        if self.processes < 0 or self.task < 0:
-            raise ValueError(f"processes={self.processes} and task={self.task} must not be negative")
+        if self.processes < 0:
+            raise ValueError(f"processes={self.processes} must not be negative")
+
+    def file(self, name: str) -> Path:
+        """In the run's folder; what is not of the first task has files of its own."""
+        told = f"_told_{self.told}" if self.told else ""
+        return self.run / ((f"{name}_{self.task}" if self.task else name) + told)
+
+
+def number_of(task: str, tasks: Sequence[str], of: str) -> int:
+    """Of a task in a list of names, the first where none is named. Raises ValueError where it is none of them."""
+    if task and task not in tasks:
+        raise ValueError(f"task {task!r} is none of the tasks of {of}: {', '.join(tasks)}")
+    return tasks.index(task) if task else 0
 
 
 def evaluate(config: Evaluate) -> None:
     dataset = open_dataset(config.data, "frames")
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
-    path = config.run / "results.json"
+    path = config.file("results").with_suffix(".json")
+    task = number_of(config.task, dataset.meta.tasks, dataset.name)
     results = _kept(config, dataset.meta)
     for name in config.agents:
         if name == "dataset":
-            results[name] = summarise([sample.reward_sum for sample in dataset.samples])
+            results[name] = summarise([sample.reward_sum for sample in dataset.samples if sample.task == task])
         else:
             results[name] = summarise(_scores(name, policies[name], config, dataset.meta))
     show(results)
@@ -115,7 +132,7 @@ def evaluate(config: Evaluate) -> None:
 
 def _kept(config: Evaluate, meta: DatasetMeta) -> dict[str, Any]:
     """Rows of agents that are not asked for now, as long as they were played in this environment and as long."""
-    path = config.run / "results.json"
+    path = config.file("results").with_suffix(".json")
     before: dict[str, Any] = read_json(path) if path.exists() else {}
     here = _played_in(config, meta)
     kept = {}
@@ -135,13 +152,13 @@ def _played_in(config: Evaluate, meta: DatasetMeta) -> dict[str, Any]:
 
 
 def _scores_path(config: Evaluate, name: str) -> Path:
-    return config.run / "scores" / f"{name}.json"
+    return config.file("scores") / f"{name}.json"
 
 
 def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta) -> list[float]:
     """Plays what is not played yet; each batch of tracks is written down when it ends."""
     path = _scores_path(config, name)
-    made_by = {**_played_in(config, meta), "model": _identity(name, config), "task": config.task}
+    made_by = {**_played_in(config, meta), "model": _identity(name, config), "task": _of_data(config, meta)}
     kept = json.loads(path.read_text()) if path.exists() else {}
     scores: list[float] = kept["scores"] if kept.get("made_by") == made_by else []
     if len(scores) >= config.tracks:
@@ -155,21 +172,22 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
         stock=True,
         action_repeat=meta.action_repeat,
     ) as envs:
+        scored = number_of(config.task or meta.tasks[0], envs.task_names, meta.environment)
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
             batches_after = -(-(config.tracks - len(scores)) // num_envs) - 1
             seeds = range(first, first + num_envs)
             with fits(f"{num_envs} episodes side by side", "lower --num-envs; scores that are there are kept"):
-                episodes = _play_shown(name, policy, envs, seeds, config.max_steps, batches_after)
+                episodes = _play_shown(name, policy, envs, seeds, scored, config.max_steps, batches_after)
             if not scores:
-                write_video(config.run / "videos" / f"{name}.mp4", episodes.first_frames, envs.fps)
+                write_video(config.file("videos") / f"{name}.mp4", episodes.first_frames, envs.fps)
             scores += episodes.returns
             write_json(path, {"made_by": made_by, "scores": scores})
     return scores[: config.tracks]
 
 
 def _play_shown(
-    name: str, policy: Policy, envs: VectorEnv, seeds: range, max_steps: int | None, batches_after: int
+    name: str, policy: Policy, envs: VectorEnv, seeds: range, scored: int, max_steps: int | None, batches_after: int
 ) -> Episodes:
     began = time.perf_counter()
     console = Console()
@@ -179,6 +197,7 @@ def _play_shown(
             policy,
             envs,
             seeds,
+            task=scored,
             max_steps=max_steps,
             progress=lambda step, ended: bar.update(
                 task, description=f"{name}: step {step}, {ended} of {len(seeds)} tracks done"
@@ -203,13 +222,22 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
     check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
     check_frame_size(tokenizer, meta)
     check_actions(agent.config.dynamics.actions, meta, model=run, other=config.data)
-    if config.task >= agent.config.num_tasks:
-        raise ValueError(f"task={config.task}, the agent in {run} knows tasks 0 to {agent.config.num_tasks - 1}")
+    task = _of_data(config, meta)
+    if task >= agent.config.num_tasks:
+        raise ValueError(
+            f"{config.told or config.task!r} is task {task} of {config.data}, and the agent in {run} was trained for "
+            f"{agent.config.num_tasks}: give the data that it was trained on"
+        )
     return AgentPolicy(
         for_inference(tokenizer, device, compile=config.compile),
         for_inference(agent, device, compile=config.compile),
-        task=config.task,
+        task=task,
     )
+
+
+def _of_data(config: Evaluate, meta: DatasetMeta) -> int:
+    """Number of the task that agents are told."""
+    return number_of(config.told or config.task, meta.tasks, str(config.data))
 
 
 def _identity(name: AgentName, config: Evaluate) -> str:

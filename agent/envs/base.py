@@ -5,7 +5,7 @@ Adapters convert their game's own convention at this edge; nothing above them se
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -36,9 +36,24 @@ class Arrival:
     is_last: bool
     """Terminated or truncated: no step may follow."""
     info: Mapping[str, Any] = field(default_factory=dict)
+    task_rewards: tuple[float, ...] = ()
+    """What was earned by each of the environment's tasks, `reward` first; of an environment with one task, nothing."""
+
+    def earned(self, task: int) -> float:
+        """By the task of this number in the environment's `task_names`. Raises ValueError for one it has not."""
+        rewards = self.task_rewards or (self.reward,)
+        if not 0 <= task < len(rewards):
+            raise ValueError(f"task={task}, this environment has tasks 0 to {len(rewards) - 1}")
+        return rewards[task]
+
+    def unpaid(self) -> Self:
+        """The same with nothing earned."""
+        return replace(self, reward=0.0, task_rewards=(0.0,) * len(self.task_rewards))
 
     @classmethod
-    def first(cls, space: ActionSpace, frame: NDArray[np.uint8], info: Mapping[str, Any]) -> Self:
+    def first(
+        cls, space: ActionSpace, frame: NDArray[np.uint8], info: Mapping[str, Any], *, num_tasks: int = 1
+    ) -> Self:
         """An episode's first frame, which no action led to."""
         return cls(
             frame=frame,
@@ -49,6 +64,7 @@ class Arrival:
             is_first=True,
             is_last=False,
             info=info,
+            task_rewards=(0.0,) * num_tasks,
         )
 
     @classmethod
@@ -61,6 +77,7 @@ class Arrival:
         *,
         terminated: bool,
         truncated: bool,
+        task_rewards: tuple[float, ...] = (),
     ) -> Self:
         """What an action led to."""
         return cls(
@@ -72,6 +89,7 @@ class Arrival:
             is_first=False,
             is_last=terminated or truncated,
             info=info,
+            task_rewards=task_rewards,
         )
 
 

@@ -1,6 +1,10 @@
 """CarRacing-v3 as an `Environment`: 64x64 RGB with the status bar, three continuous actions, an action repeat.
 
 Steering is -1 (left) to 1 (right); gas and brake are (value + 1) / 2 of full. Needs `gymnasium[box2d]`.
+
+Two tasks: "drive" is the game's own, to be fast. "cruise" is to keep a calm speed in the middle of the road: each
+simulator step pays exp(-(d / 4)^2) exp(-((v - 25) / 10)^2) for d units of length from the road's centre line and v of
+them a second, so a perfect episode pays about 1000, and a car that stands or has left the road next to nothing.
 """
 
 import os
@@ -26,6 +30,9 @@ with warnings.catch_warnings():
 NAME = "CarRacing-v3"
 SIZE = 64
 ACTIONS = ActionSpace(continuous=("steering", "gas", "brake"))
+TASKS = ("drive", "cruise")
+CALM_SPEED, SPEED_SPREAD, MIDDLE = 25.0, 10.0, 4.0
+"""Of cruising: units of length a second, twice, and units of length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ class CarRacingEnvironment:
 
     action_space = ACTIONS
     frame_shape = (3, SIZE, SIZE)
-    task_names = ("drive",)
+    task_names = TASKS
 
     def __init__(self, *, stock: bool, action_repeat: int, draw: bool = True, endless: bool = False) -> None:
         if action_repeat < 1:
@@ -71,6 +78,7 @@ class CarRacingEnvironment:
             self._game = TimeLimit(self._fast, self._limit)
         self._steps = 0
         self._running = False
+        self._centre = np.zeros((1, 2))
 
     @property
     def simulator(self) -> CarRacing:
@@ -83,14 +91,15 @@ class CarRacingEnvironment:
             self._fast.draw_frames = self._draw
         pixels, info = self._game.reset(seed=seed)
         self._steps, self._running = 0, True
-        return Arrival.first(ACTIONS, self._frame(pixels), info)
+        self._centre = self.track_points()
+        return Arrival.first(ACTIONS, self._frame(pixels), info, num_tasks=len(TASKS))
 
     def step(self, action_row: NDArray[Any]) -> Arrival:
         if not self._running:
             raise RuntimeError("no episode is under way: call reset first")
         row = checked_row(ACTIONS, action_row)
         controls = np.array([row[0], (row[1] + 1) / 2, (row[2] + 1) / 2], dtype=np.float32)
-        total, terminated, truncated = 0.0, False, False
+        total, calm, terminated, truncated = 0.0, 0.0, False, False
         for repeat in range(self.action_repeat):
             last = repeat == self.action_repeat - 1 or self._steps + 1 == self._limit
             if self._fast is not None:
@@ -98,13 +107,22 @@ class CarRacingEnvironment:
             pixels, reward, terminated, truncated, info = self._game.step(controls)
             self._steps += 1
             total += float(reward)
+            calm += self._calmness()
             terminated = terminated and not self._endless
             if terminated or truncated:
                 break
         if self._fast is not None and self._draw and pixels is None:
             pixels = self._fast.draw_skipped()  # it terminated before the repeat's last step
         self._running = not (terminated or truncated)
-        return Arrival.after(row, self._frame(pixels), total, info, terminated=terminated, truncated=truncated)
+        return Arrival.after(
+            row,
+            self._frame(pixels),
+            total,
+            info,
+            terminated=terminated,
+            truncated=truncated,
+            task_rewards=(total, calm),
+        )
 
     def close(self) -> None:
         self._running = False
@@ -123,6 +141,13 @@ class CarRacingEnvironment:
             velocity=(hull.linearVelocity[0], hull.linearVelocity[1]),
             yaw_rate=hull.angularVelocity,
         )
+
+    def _calmness(self) -> float:
+        """What a simulator step of cruising pays."""
+        car = self.car_state()
+        distance = np.linalg.norm(self._centre - np.array(car.position), axis=1).min()
+        speed = np.hypot(*car.velocity)
+        return float(np.exp(-((distance / MIDDLE) ** 2) - ((speed - CALM_SPEED) / SPEED_SPREAD) ** 2))
 
     def _frame(self, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         return np.zeros(self.frame_shape, dtype=np.uint8) if pixels is None else shrink(pixels)

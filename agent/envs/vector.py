@@ -79,7 +79,7 @@ class EnvironmentGroup:
     def _step_one(self, index: int, row: NDArray[Any]) -> Arrival:
         last = self._last[index]
         if last is not None and last.is_last:
-            return replace(last, reward=0.0)
+            return last.unpaid()
         return self._keep(index, self._envs[index].step(row))
 
     def _keep(self, index: int, arrival: Arrival) -> Arrival:
