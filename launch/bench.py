@@ -6,6 +6,7 @@
     python -m launch.bench model base --publish
     python -m launch.bench scaling laptop --configs ddp zero2
     python -m launch.bench vmc laptop
+    python -m launch.bench imagination laptop
 
 A step is a forward and a backward pass on noise, without the optimizer. The floor sums, over the matrix products of a
 step or frame, their FLOPs at the best rate that this run measured for that very shape and type. Times are medians; run
@@ -17,6 +18,8 @@ webdataset that decodes the same, and the share of a training step that is spent
 `scaling` trains the tokenizer of a training preset on one process and on several that share its batch.
 
 `vmc` measures training steps of World Models' V and M, and its evolution beside the bare environment.
+
+`imagination` measures dreams and updates of agents that learn in them, by PMPO and through the dynamics.
 """
 
 import subprocess
@@ -33,6 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamics.world_model import DynamicsConfig
+from launch.bench_imagination import PRESETS as IMAGINATION_PRESETS
+from launch.bench_imagination import BenchImagination, bench_imagination, show_imagination
 from launch.bench_vmc import PRESETS as VMC_PRESETS
 from launch.bench_vmc import BenchVMC, bench_vmc, show_vmc
 from launch.command import main
@@ -124,7 +129,7 @@ class BenchData:
             raise ValueError(f"workers={self.workers} must not be negative, and clips={self.clips} at least 8")
 
 
-Bench = BenchModel | BenchData | BenchScaling | BenchVMC
+Bench = BenchModel | BenchData | BenchScaling | BenchVMC | BenchImagination
 
 
 def bench(config: Bench) -> None:
@@ -137,6 +142,9 @@ def bench(config: Bench) -> None:
     elif isinstance(config, BenchVMC):
         numbers = bench_vmc(config)
         show_vmc(numbers)
+    elif isinstance(config, BenchImagination):
+        numbers = bench_imagination(config)
+        show_imagination(numbers)
     else:
         numbers = bench_model(config)
         show(numbers)
@@ -372,6 +380,7 @@ PRESETS: dict[str, Mapping[str, Bench]] = {
     "scaling": {name: BenchScaling(preset=name) for name in TRAINED}
     | {"debug": BenchScaling(preset="debug", steps=6, repeats=1, compile=False)},
     "vmc": VMC_PRESETS,
+    "imagination": IMAGINATION_PRESETS,
 }
 
 if __name__ == "__main__":
