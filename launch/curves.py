@@ -24,6 +24,16 @@ SHOWN = (
     "value_loss",
     "dream_return",
     "kl_to_prior",
+    "policy_nll",
+    "video_error_ratio",
+    "reward_bias",
+    "reward_correlation",
+    "end_excess",
+    "imagined_reward",
+    "real_reward",
+    "real_return",
+    "value_bias_share",
+    "positive_share",
 )
 
 

@@ -96,6 +96,8 @@ PRESETS = {
     "debug": TrainAgent(
         run=Path("runs/debug/agent"),
         data=("runs/debug/latents/train",),
+        held_out=Path("runs/debug/latents/held_out"),
+        held_out_clips=2,
         dynamics=Path("runs/debug/dynamics"),
         batch_size=4,
         length=10,
@@ -105,6 +107,8 @@ PRESETS = {
     "laptop": TrainAgent(
         run=Path("runs/laptop/agent"),
         data=("runs/laptop/latents/train",),
+        held_out=Path("runs/laptop/latents/held_out"),
+        evaluate_every=200,
         dynamics=Path("runs/laptop/dynamics"),
         batch_size=8,
         length=24,

@@ -78,6 +78,8 @@ PRESETS = {
     "debug": TrainImagination(
         run=Path("runs/debug/imagination"),
         data=("runs/debug/latents/train",),
+        held_out=Path("runs/debug/latents/held_out"),
+        held_out_clips=2,
         agent=Path("runs/debug/agent"),
         batch_size=2,
         length=4,
@@ -87,6 +89,8 @@ PRESETS = {
     "laptop": TrainImagination(
         run=Path("runs/laptop/imagination"),
         data=("runs/laptop/latents/train",),
+        held_out=Path("runs/laptop/latents/held_out"),
+        evaluate_every=30,
         agent=Path("runs/laptop/agent"),
         batch_size=32,
         length=16,

@@ -109,3 +109,20 @@ def test_any_environment_of_gymnasium_is_collected(
     assert data.meta.environment == "gym:CartPole-v1" and data.meta.action_space["categorical"] == [["action", 2]]
     clip = data.read_window(0, 0, data.samples[0].length)
     assert clip.actions[1:].unique().tolist() == [0, 1] and clip.rewards[1:].eq(1).all()
+
+
+def test_episodes_of_two_tasks_come_in_turn_with_rewards_of_their_own(tmp_path: Path) -> None:
+    settings = replace(config(tmp_path / "two"), tasks=("drive", "cruise"), driver="cruising")
+    collect(settings)
+    two = Dataset.open(tmp_path / "two/train")
+    assert two.meta.tasks == ("drive", "cruise") and [sample.task for sample in two.samples] == [0, 1, 0, 1]
+    collect(replace(settings, tasks=("cruise", "drive"), out=tmp_path / "other"))
+    other = Dataset.open(tmp_path / "other/train")
+    for one, turned in zip(two.samples, other.samples, strict=True):
+        assert one.key == turned.key and one.reward_sum != turned.reward_sum
+    assert two.meta.extra["seeds"] == other.meta.extra["seeds"]
+
+
+def test_a_task_that_the_environment_has_not_is_named_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown task 'fly', CarRacing-v3 has \['drive', 'cruise'\]"):
+        collect(replace(config(tmp_path), tasks=("fly",)))

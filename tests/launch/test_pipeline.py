@@ -161,3 +161,17 @@ def test_a_training_process_that_is_ended_at_any_point_goes_on_to_the_same_bits(
     assert call("train_dynamics", *arguments) == 0
     assert call("train_dynamics", *dynamics(pipeline, tmp_path / "straight", *options, "--num-workers", 0)) == 0
     assert weights(tmp_path / "ended") == weights(tmp_path / "straight")
+
+
+def test_an_agent_is_told_one_task_and_scored_by_another(
+    pipeline: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it is told must be a task of its data; what it is scored by, one of the environment's."""
+    folders = {"data": "data/train", "tokenizer": "tokenizer", "cloned": "agent", "imagined": "imagination"}
+    options = ["debug", "--run", tmp_path, *(t for n, to in folders.items() for t in (f"--{n}", pipeline / to))]
+    assert call("evaluate", *options, "--agents", "cloned", "--task", "cruise", "--told", "drive") == 0
+    results = json.loads((tmp_path / "results_cruise_told_drive.json").read_text())
+    assert results["cloned"]["mean"] >= 0  # by driving, standing still costs
+    capfd.readouterr()
+    assert call("evaluate", *options, "--agents", "cloned", "--told", "cruise") == 1
+    assert "task 'cruise' is none of the tasks of" in " ".join(capfd.readouterr().err.split())

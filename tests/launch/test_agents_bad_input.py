@@ -1,0 +1,132 @@
+"""What is no data for an agent is told in a sentence, before anything is trained."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.agent import AgentConfig
+from agent.imagination import ImaginationConfig
+from dynamics.actions import ActionSpace
+from launch.models import check_actions, load_agent
+from launch.train_agent import PRESETS as CLONING
+from launch.train_agent import train_agent
+from launch.train_imagination import PRESETS as IMAGINATION
+from launch.train_imagination import train_imagination
+from tests.launch.conftest import Call
+from tokenizer.shards import Dataset
+
+
+@pytest.fixture
+def unpaid(pipeline: Path, tmp_path: Path) -> Path:
+    """Latents whose every clip earned nothing."""
+    folder = tmp_path / "unpaid"
+    shutil.copytree(pipeline / "latents/train", folder)
+    for path in folder.glob("shard-*.json"):
+        sidecar = json.loads(path.read_text())
+        for sample in sidecar["samples"]:
+            sample["reward_sum"] = 0.0
+        path.write_text(json.dumps(sidecar))
+    return folder
+
+
+def cloning(pipeline: Path, run: Path, data: Path) -> list[object]:
+    options = {"run": run, "data": data, "held-out": pipeline / "latents/held_out", "dynamics": pipeline / "dynamics"}
+    return ["debug", *(text for name, value in options.items() for text in (f"--{name}", value))]
+
+
+def test_imagination_refuses_data_without_rewards_and_cloning_works(
+    pipeline: Path, unpaid: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train_agent", *cloning(pipeline, tmp_path / "agent", unpaid), "--steps", 1) == 0
+    capfd.readouterr()
+    options = ["debug", "--run", tmp_path / "imagination", "--data", unpaid, "--agent", tmp_path / "agent"]
+    assert call("train_imagination", *options, "--held-out", pipeline / "latents/held_out") == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "holds no reward, and imagination has nothing to strive for" in said
+    assert not list((tmp_path / "imagination").rglob("*.safetensors"))
+
+
+def test_an_agent_that_was_cloned_from_scratch_cannot_dream(
+    pipeline: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = pipeline / "latents/train"
+    options = cloning(pipeline, tmp_path / "agent", data)
+    assert call("train_agent", *options, "--steps", 1, "--from-scratch", "--model.learns", "policy") == 0
+    capfd.readouterr()
+    options = ["debug", "--run", tmp_path / "imagination", "--data", data, "--agent", tmp_path / "agent"]
+    assert call("train_imagination", *options, "--held-out", pipeline / "latents/held_out") == 1
+    assert "was cloned without the losses video, reward, end: it cannot dream" in " ".join(
+        capfd.readouterr().err.split()
+    )
+
+
+def test_data_whose_actions_are_unknown_cannot_be_cloned(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Dataset.read_window
+
+    def without_actions(self: Dataset, index: int, start: int, length: int) -> object:
+        clip = whole(self, index, start, length)
+        return replace(clip, labeled=clip.labeled & False)
+
+    monkeypatch.setattr(Dataset, "read_window", without_actions)
+    with pytest.raises(ValueError, match="no action is known in 64 clips of .*: there is nothing to clone"):
+        train_agent(_cloning(pipeline, tmp_path))
+
+
+def test_actions_out_of_range_are_named(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Dataset.read_window
+
+    def too_far(self: Dataset, index: int, start: int, length: int) -> object:
+        clip = whole(self, index, start, length)
+        return replace(clip, actions=clip.actions * 0 + 1.5)
+
+    monkeypatch.setattr(Dataset, "read_window", too_far)
+    with pytest.raises(ValueError, match="action part 'steering' is 1.5, allowed: -1 to 1"):
+        train_agent(_cloning(pipeline, tmp_path))
+
+
+def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path, call: Call) -> None:
+    options = cloning(pipeline, tmp_path / "agent", pipeline / "latents/train")
+    assert call("train_agent", *options, "--steps", 2, "--labeled-share", 0.5) == 0
+
+
+def test_a_world_model_of_another_action_space_is_refused(pipeline: Path) -> None:
+    meta = Dataset.open(pipeline / "latents/train").meta
+    with pytest.raises(ValueError, match="acts in .*jump.* give the data that it was trained on"):
+        check_actions(ActionSpace(binary=("jump",)), meta, model=Path("run"), other="data")
+    agent = load_agent(pipeline / "agent")
+    check_actions(agent.config.dynamics.actions, meta, model=Path("run"), other="data")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"horizon": 0}, "horizon=0"),
+        ({"discount": 1.5}, "discount=1.5 is not in"),
+        ({"beta": -1.0}, "beta=-1.0"),
+        ({"min_advantage": -0.1}, "min_advantage=-0.1"),
+    ],
+)
+def test_settings_of_imagination_that_make_no_sense_are_named(setting: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ImaginationConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_a_share_of_relevant_clips_is_a_share(pipeline: Path) -> None:
+    with pytest.raises(ValueError, match="relevant_share=0"):
+        replace(CLONING["debug"], relevant_share=0.0)
+    assert AgentConfig().learns and IMAGINATION and train_imagination
+
+
+def _cloning(pipeline: Path, tmp_path: Path) -> object:
+    return replace(
+        CLONING["debug"],
+        run=tmp_path / "agent",
+        data=(str(pipeline / "latents/train"),),
+        held_out=None,
+        dynamics=pipeline / "dynamics",
+    )

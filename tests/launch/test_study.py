@@ -1,0 +1,97 @@
+"""The study of agents: it resumes, takes no seed twice, and means are over trainings."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("Box2D")
+
+from launch import stages, study
+from launch.study_report import summarise
+from tests.launch.conftest import Call
+
+
+def row(*scores: float) -> dict[str, Any]:
+    return {"mean": float(np.mean(scores)), "std": 1.0, "ci95": [0.0, 1.0], "tracks": len(scores), "scores": scores}
+
+
+def kept(seeds: dict[str, Any]) -> dict[str, Any]:
+    dataset = {"num_samples": 2, "return_mean": 10.0, "return_std": 1.0, "return_best": 12.0}
+    seconds = {"seed_0/cloned": 60.0, "seed_1/cloned": 120.0, "seed_0/scores": 600.0}
+    return {"dataset": dataset, "random": row(-1, -2), "seeds": seeds, "seconds": seconds}
+
+
+def test_the_unit_of_an_interval_is_the_training_and_gains_are_paired_by_world_model() -> None:
+    """Means 2 and 4 of two seeds, with t = 12.706: 3 +- 12.7; gains of 10 and 12 on the same tracks."""
+    seeds = {"0": {"cloned": row(1, 3), "imagined": row(11, 13)}, "1": {"cloned": row(4, 4), "imagined": row(16, 16)}}
+    found = summarise(kept(seeds), {}, order=("cloned", "imagined"))
+    cloned, imagined = found["agents"]["cloned"], found["agents"]["imagined"]
+    assert cloned["mean"] == 3 and cloned["seeds"] == 2 and cloned["interval_over"] == "seeds"
+    np.testing.assert_allclose(cloned["ci95"], [3 - 12.706, 3 + 12.706], atol=0.01)
+    assert imagined["over_cloned"]["gains"] == [10, 12] and imagined["over_cloned"]["mean"] == 11
+    np.testing.assert_allclose(imagined["over_cloned"]["ci95"], [11 - 12.706, 11 + 12.706], atol=0.01)
+    assert imagined["over_dataset_mean"] == pytest.approx(0.4)
+    assert found["minutes"]["training_a_seed"] == 1.5
+
+
+def test_an_agent_of_one_training_has_its_interval_over_tracks() -> None:
+    found = summarise(kept({"0": {"cloned": row(1, 3)}}), {"vmc": row(5, 6)}, order=("cloned", "imagined"))
+    assert found["agents"]["cloned"]["interval_over"] == "tracks"
+    assert "imagined" not in found["agents"] and found["agents"]["vmc"]["mean"] == 5.5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stages_in_process")
+def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "study"
+    begun: list[str] = []
+    whole = stages.run_stage
+
+    def cut(stage: stages.Stage, folder: Path, preset: str) -> float:
+        begun.append(stage.name)
+        if stage.name == "seed_0/imagined" and begun.count(stage.name) == 1:
+            raise KeyboardInterrupt
+        return whole(stage, folder, preset)
+
+    monkeypatch.setattr(study, "run_stage", cut)
+    assert call("study", "debug", "--run", run) == 130
+    assert call("study", "debug", "--run", run, "--json", tmp_path / "numbers.json") == 0
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert set(numbers["seeds"]) == {"0", "1"}
+    assert set(numbers["seeds"]["0"]) == {"cloned", "imagined", "bc_scratch", "filtered", "dreamer_v1"}
+    assert set(numbers["seeds"]["1"]) == {"cloned", "imagined"}
+    assert numbers["summary"]["agents"]["imagined"]["seeds"] == 2 and (run / "study.png").exists()
+    for folder in run.glob("seed_*"):  # what was trained is gone, the scores are kept
+        shutil.rmtree(folder)
+    begun.clear()
+    assert call("study", "debug", "--run", run) == 0
+    assert begun == []
+    monkeypatch.setattr(study, "_recipe", lambda config: dict.fromkeys(numbers["recipe"], "another"))
+    assert call("study", "debug", "--run", run) == 1
+
+
+def test_every_stage_of_the_study_is_a_command_line_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+    import sys
+
+    from launch.command import main
+
+    config = study.PRESETS["carracing"]
+    for stage in [*study._shared(config), *study._of_seed(config, 0, study.PAIRED + study.OTHERS)]:
+        commands: list[list[str]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "run_command", lambda command, to=commands: to.append(list(command)) or 0)
+            stages.run_stage(stage, config.run, config.preset)
+            module = importlib.import_module(commands[0][2])
+            taken: list[Any] = []
+            patch.setattr(sys, "argv", commands[0][2:])
+            main(module.PRESETS, taken.append, description=None)
+        assert len(taken) == 1, stage.name

@@ -1,0 +1,105 @@
+"""Alarms of a training, and the checkpoint that it keeps as the best."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.relevance import relevant_clips
+from launch import checkpoint
+from launch.curves import read_metrics
+from launch.models import agent_checkpoint, load_agent
+from launch.train_agent import PRESETS, TrainAgent
+from launch.watching import TrainAndWatch, Watch
+from tests.launch.conftest import Call
+
+
+def config(pipeline: Path, run: Path) -> TrainAgent:
+    return replace(
+        PRESETS["debug"],
+        run=run,
+        data=(str(pipeline / "latents/train"),),
+        held_out=pipeline / "latents/held_out",
+        dynamics=pipeline / "dynamics",
+    )
+
+
+@pytest.fixture
+def watch(pipeline: Path, tmp_path: Path) -> Watch:
+    made = Watch(config(pipeline, tmp_path), score=lambda m: -m["policy_nll"], relevant=relevant_clips)
+    made.begin(load_agent(pipeline / "agent").world)
+    return made
+
+
+def test_trainings_of_agents_measure_alarms_and_keep_the_best_checkpoint(pipeline: Path) -> None:
+    for name in ("agent", "imagination"):
+        run = pipeline / name
+        measured = [line for line in read_metrics(run) if "alarms" in line]
+        assert measured and measured[-1]["video_error_ratio"] is not None, name
+        best = json.loads((run / "alarms.json").read_text())["best"]
+        assert agent_checkpoint(run) == run / "best/checkpoints" / f"step_{best['step']:08d}"
+        assert (run / "curves.png").exists()
+    assert "imagined_reward" in measured[-1] and "kl_to_prior" in measured[-1]
+
+
+def test_a_world_model_with_noise_added_is_told_in_words(
+    pipeline: Path, watch: Watch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = load_agent(pipeline / "agent")
+    watch(agent, 1)
+    assert "the world model erodes" not in capsys.readouterr().out
+    with torch.no_grad():
+        agent.world.latent_head.weight.normal_(std=3.0)
+    measures = watch(agent, 2)
+    assert measures["video_error_ratio"] > 1.15 and measures["alarms"] >= 1
+    assert "alarm: video_error_ratio is" in capsys.readouterr().out
+    watch(agent, 3)
+    assert "video_error_ratio" not in capsys.readouterr().out  # said once, as long as it lasts
+
+
+def test_a_tampered_reward_head_is_told_in_words(
+    pipeline: Path, watch: Watch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = load_agent(pipeline / "agent")
+    with torch.no_grad():
+        agent.reward.out_head.bias[-60] += 30
+    assert watch(agent, 1)["reward_bias"] > 1
+    assert "alarm: reward_bias is" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_the_one_that_scores_best_and_raises_no_alarm(pipeline: Path, tmp_path: Path) -> None:
+    scores = iter([1.0, 3.0, 2.0, 9.0])
+    made = Watch(config(pipeline, tmp_path), score=lambda _: next(scores), relevant=relevant_clips)
+    agent = load_agent(pipeline / "agent")
+    made.begin(agent.world)
+    quiet = made.measure
+
+    def measure(model: torch.nn.Module, before: float) -> dict[str, float]:
+        return {**quiet(model, before), "video_error_ratio": ratio, "reward_bias": 0.0, "reward_correlation": 1.0}
+
+    made.measure = measure  # type: ignore[method-assign]
+    kept = []
+    for step, ratio in enumerate((1.0, 1.0, 1.0, 2.0), start=1):  # noqa: B007
+        made(agent, step)
+        kept.append(json.loads((tmp_path / "alarms.json").read_text())["best"]["step"])
+    assert kept == [1, 2, 2, 2]  # the last scores best in dreams, and its world model has eroded
+    found = checkpoint.latest(tmp_path / "best")
+    assert found is not None and found.name == "step_00000002"
+
+
+def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_path: Path) -> None:
+    settings = replace(config(pipeline, tmp_path), real_tracks=1, real_tokenizer=pipeline / "tokenizer")
+    made = Watch(settings, score=lambda _: 0.0, relevant=relevant_clips)
+    agent = load_agent(pipeline / "agent")
+    made.begin(agent.world)
+    measures = made(agent, 1)
+    best = json.loads((tmp_path / "alarms.json").read_text())["best"]
+    assert best["value"] == measures["real_return"]
+
+
+def test_real_tracks_without_a_tokenizer_are_refused(pipeline: Path, tmp_path: Path, call: Call) -> None:
+    with pytest.raises(ValueError, match="real_tracks=2 needs --real-tokenizer"):
+        replace(config(pipeline, tmp_path), real_tracks=2)
+    assert issubclass(TrainAgent, TrainAndWatch)
