@@ -117,10 +117,10 @@ def evaluate(config: Evaluate) -> None:
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
     path = config.file("results").with_suffix(".json")
-    task = number_of(config.task, dataset.meta.tasks, dataset.name)
     results = _kept(config, dataset.meta)
     for name in config.agents:
         if name == "dataset":
+            task = number_of(config.task, dataset.meta.tasks, dataset.name)
             results[name] = summarise([sample.reward_sum for sample in dataset.samples if sample.task == task])
         else:
             results[name] = summarise(_scores(name, policies[name], config, dataset.meta))

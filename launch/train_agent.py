@@ -131,11 +131,10 @@ PRESETS["study"] = replace(
     data=("runs/study/latents/train",),
     held_out=Path("runs/study/latents/held_out"),
     dynamics=Path("runs/study/dynamics"),
-    batch_size=16,
-    length=24,
-    evaluate_every=250,
+    length=20,
+    evaluate_every=300,
     model=MODELS["study"].agent,
-    loop=replace(PRESETS["laptop"].loop, steps=1000, save_every=250),
+    loop=replace(PRESETS["laptop"].loop, steps=900, save_every=300),
 )
 
 GIVEN = {AgentConfig: ["dynamics", "num_tasks"]}
