@@ -68,6 +68,8 @@ class CollectConfig:
                 raise ValueError(f"{name}={value}, needs at least 1")
         if self.processes < 0:
             raise ValueError(f"processes={self.processes} cannot be negative")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={self.tasks} names one twice")
 
 
 LAPTOP = CollectConfig(episodes=120, out=Path("runs/laptop/data"))

@@ -28,19 +28,7 @@ from agent.seeds import EVALUATION_TRACKS
 from dynamics.simulator import Simulator
 from launch.command import main
 from launch.encoding import encode_episode
-from launch.models import (
-    agent_checkpoint,
-    check_actions,
-    check_frame_size,
-    check_same_tokenizer,
-    default_device,
-    fingerprint,
-    for_inference,
-    identity,
-    load_agent,
-    load_tokenizer,
-    newest,
-)
+from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor, newest
 from launch.open_loop import decode
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json
@@ -103,9 +91,11 @@ class Dreamed(NamedTuple):
 
 def dream_agent(config: DreamAgent) -> None:
     meta = open_dataset(config.data, "frames").meta
-    tokenizer = load_tokenizer(config.tokenizer)
-    agents = {name: _agent(getattr(config, name), tokenizer, config, meta) for name in ("cloned", "imagined")}
-    tokenizer = for_inference(tokenizer, default_device(), compile=config.compile)
+    agents: dict[str, Agent] = {}
+    for name in ("cloned", "imagined"):
+        eyes, agent = load_actor(getattr(config, name), config.tokenizer, meta, config.data)
+        agents[name] = for_inference(agent, default_device(), compile=config.compile)
+    tokenizer = for_inference(eyes, default_device(), compile=config.compile)
     drive(config, meta, tokenizer, agents)
     with _envs(meta, config.starts) as envs:
         policy = AgentPolicy(tokenizer, agents["imagined"])
@@ -189,14 +179,6 @@ def _compare(dreamed: NDArray[np.float32], real: NDArray[np.float32], track: int
         "real_rewards": real.tolist(),
         "correlation": float(np.corrcoef(dreamed, real)[0, 1]) if varied else 0.0,
     }
-
-
-def _agent(run: Path, tokenizer: Tokenizer, config: DreamAgent, meta: DatasetMeta) -> Agent:
-    agent = load_agent(run)
-    check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
-    check_frame_size(tokenizer, meta)
-    check_actions(agent.config.dynamics.actions, meta, model=run, other=config.data)
-    return for_inference(agent, default_device(), compile=config.compile)
 
 
 def _envs(meta: DatasetMeta, count: int) -> VectorEnv:

@@ -2,15 +2,18 @@
 
     python -m launch.evaluate laptop
     python -m launch.evaluate laptop --agents cloned --tracks 100
+    python -m launch.evaluate laptop --task cruise
 
 Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command
-goes on, and the results of agents that are not asked for stay in the table.
+goes on, and the results of agents that are not asked for stay in the table. Each task but the data's first has a table
+and files of its own, such as results_cruise.json.
 """
 
 import json
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,22 +28,12 @@ from agent.seeds import EVALUATION_TRACKS
 from dynamics.actions import ActionSpace
 from launch.command import main
 from launch.memory import fits
-from launch.models import (
-    agent_checkpoint,
-    check_actions,
-    check_frame_size,
-    check_same_tokenizer,
-    default_device,
-    fingerprint,
-    for_inference,
-    identity,
-    load_agent,
-    load_tokenizer,
-)
+from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor
 from launch.run_folder import write_json
 from launch.training import open_dataset
 from launch.vmc_agents import CONTROLLERS, identity_of, load_vmc
 from tokenizer.shard_format import DatasetMeta, read_json
+from tokenizer.shards import Dataset
 from tokenizer.video import write_video
 
 AgentName = Literal[
@@ -101,8 +94,9 @@ class Evaluate:
 
     def file(self, name: str) -> Path:
         """In the run's folder; what is not of the first task has files of its own."""
+        of_task = f"_{self.task}" if self.task else ""
         told = f"_told_{self.told}" if self.told else ""
-        return self.run / ((f"{name}_{self.task}" if self.task else name) + told)
+        return self.run / (name + re.sub(r"[^\w-]", "-", of_task + told))  # a task may be a sentence
 
 
 def number_of(task: str, tasks: Sequence[str], of: str) -> int:
@@ -114,20 +108,34 @@ def number_of(task: str, tasks: Sequence[str], of: str) -> int:
 
 def evaluate(config: Evaluate) -> None:
     dataset = open_dataset(config.data, "frames")
+    config = _short(config, dataset.meta.tasks[0])
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     policies = {name: _policy(name, config, dataset.meta) for name in config.agents if name != "dataset"}
+    driven = _returns(dataset, config.task) if "dataset" in config.agents else []
     path = config.file("results").with_suffix(".json")
     results = _kept(config, dataset.meta)
     for name in config.agents:
-        if name == "dataset":
-            task = number_of(config.task, dataset.meta.tasks, dataset.name)
-            results[name] = summarise([sample.reward_sum for sample in dataset.samples if sample.task == task])
-        else:
-            results[name] = summarise(_scores(name, policies[name], config, dataset.meta))
-    show(results)
+        scores = driven if name == "dataset" else _scores(name, policies[name], config, dataset.meta)
+        results[name] = summarise(scores)
+    show(results, config.task)
     for file in filter(None, (path, config.json)):
         write_json(file, results)
     print(f"results in {path}")
+
+
+def _short(config: Evaluate, first: str) -> Evaluate:
+    """With no names that say what holds anyway: the first task has the same files, named or not."""
+    told = "" if config.told == (config.task or first) else config.told
+    return replace(config, task="" if config.task == first else config.task, told=told)
+
+
+def _returns(dataset: Dataset, task: str) -> list[float]:
+    """Of the episodes of one task."""
+    number = number_of(task, dataset.meta.tasks, dataset.name)
+    returns = [sample.reward_sum for sample in dataset.samples if sample.task == number]
+    if not returns:
+        raise ValueError(f"{dataset.name} holds no episode of task {dataset.meta.tasks[number]!r}")
+    return returns
 
 
 def _kept(config: Evaluate, meta: DatasetMeta) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
         stock=True,
         action_repeat=meta.action_repeat,
     ) as envs:
-        scored = number_of(config.task or meta.tasks[0], envs.task_names, meta.environment)
+        scored = _scored(config.task, meta, envs.task_names)
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
             batches_after = -(-(config.tracks - len(scores)) // num_envs) - 1
@@ -184,6 +192,17 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
             scores += episodes.returns
             write_json(path, {"made_by": made_by, "scores": scores})
     return scores[: config.tracks]
+
+
+def _scored(task: str, meta: DatasetMeta, have: Sequence[str]) -> int:
+    """Number of the task in the environment: its first where the data's first has a name of its own there.
+
+    An environment that has one task alone scores by it, whatever data from elsewhere calls what was done.
+    """
+    name = task or meta.tasks[0]
+    if name not in have and (not task or len(have) == 1):
+        return 0
+    return number_of(name, have, meta.environment)
 
 
 def _play_shown(
@@ -218,10 +237,7 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
         return load_vmc(config.vmc, name, meta)
     run = _run_of(name, config)
     device = default_device()
-    tokenizer, agent = load_tokenizer(config.tokenizer), load_agent(run)
-    check_same_tokenizer(agent.world.config.tokenizer, fingerprint(tokenizer), model=run, other=config.tokenizer)
-    check_frame_size(tokenizer, meta)
-    check_actions(agent.config.dynamics.actions, meta, model=run, other=config.data)
+    tokenizer, agent = load_actor(run, config.tokenizer, meta, config.data)
     task = _of_data(config, meta)
     if task >= agent.config.num_tasks:
         raise ValueError(
@@ -254,9 +270,9 @@ def _run_of(name: AgentName, config: Evaluate) -> Path:
     return run
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: dict[str, Any], task: str) -> None:
     """The table for people; the gain over random is paired by track, as far as both were played."""
-    table = Table(title="Return in the real environment")
+    table = Table(title="Return in the real environment" + (f", of the task {task!r}" if task else ""))
     for column in ("agent", "mean", "95 % interval", "std", "tracks", "gain over random"):
         table.add_column(column, justify="left" if column == "agent" else "right")
     for name, row in results.items():

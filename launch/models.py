@@ -102,6 +102,16 @@ def load_agent(run: Path) -> Agent:
     return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
 
 
+def load_actor(run: Path, tokenizer: Path, meta: DatasetMeta, data: Path) -> tuple[Tokenizer, Agent]:
+    """An agent of a run and the tokenizer that it sees by. Raises ValueError where they do not fit each other, or the
+    environment of the data."""
+    eyes, agent = load_tokenizer(tokenizer), load_agent(run)
+    check_same_tokenizer(agent.world.config.tokenizer, fingerprint(eyes), model=run, other=tokenizer)
+    check_frame_size(eyes, meta)
+    check_actions(agent.config.dynamics.actions, meta, model=run, other=data)
+    return eyes, agent
+
+
 def fingerprint(model: nn.Module) -> str:
     """Names a tokenizer, V or M by its weights: what another one says means nothing to a model."""
     digest = hashlib.sha256()

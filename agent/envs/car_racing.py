@@ -3,10 +3,12 @@
 Steering is -1 (left) to 1 (right); gas and brake are (value + 1) / 2 of full. Needs `gymnasium[box2d]`.
 
 Two tasks: "drive" is the game's own, to be fast. "cruise" is to keep a calm speed in the middle of the road: each
-simulator step pays exp(-(d / 4)^2) exp(-((v - 25) / 10)^2) for d units of length from the road's centre line and v of
-them a second, so a perfect episode pays about 1000, and a car that stands or has left the road next to nothing.
+simulator step (1/50 s) pays exp(-(d / 4)^2) exp(-((v - 25) / 10)^2) for d units of length from the road's centre line
+and v of them a second, so a perfect episode pays about 1000, and a car that stands or has left the road, 13.3 wide,
+next to nothing.
 """
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -48,6 +50,21 @@ class CarState:
     """Radians per second, positive to the left."""
 
 
+class CentreLine:
+    """Of an episode's road: a closed loop through points [n, 2], 3.5 and once 7 units of length apart."""
+
+    def __init__(self, points: NDArray[np.float64]) -> None:
+        self._x, self._y = points.T.copy()
+        self._dx, self._dy = np.roll(self._x, -1) - self._x, np.roll(self._y, -1) - self._y
+        self._squared = np.maximum(self._dx**2 + self._dy**2, 1e-12)
+
+    def distance(self, position: tuple[float, float]) -> float:
+        """Of the nearest place of the line: a car in its middle is not off it between two points."""
+        x, y = position[0] - self._x, position[1] - self._y
+        along = np.clip((x * self._dx + y * self._dy) / self._squared, 0, 1)
+        return math.sqrt(((x - along * self._dx) ** 2 + (y - along * self._dy) ** 2).min())
+
+
 class CarRacingEnvironment:
     """One game of CarRacing-v3.
 
@@ -78,7 +95,7 @@ class CarRacingEnvironment:
             self._game = TimeLimit(self._fast, self._limit)
         self._steps = 0
         self._running = False
-        self._centre = np.zeros((1, 2))
+        self._centre = CentreLine(np.zeros((1, 2)))
 
     @property
     def simulator(self) -> CarRacing:
@@ -91,7 +108,7 @@ class CarRacingEnvironment:
             self._fast.draw_frames = self._draw
         pixels, info = self._game.reset(seed=seed)
         self._steps, self._running = 0, True
-        self._centre = self.track_points()
+        self._centre = CentreLine(self.track_points())
         return Arrival.first(ACTIONS, self._frame(pixels), info, num_tasks=len(TASKS))
 
     def step(self, action_row: NDArray[Any]) -> Arrival:
@@ -145,9 +162,9 @@ class CarRacingEnvironment:
     def _calmness(self) -> float:
         """What a simulator step of cruising pays."""
         car = self.car_state()
-        distance = np.linalg.norm(self._centre - np.array(car.position), axis=1).min()
-        speed = np.hypot(*car.velocity)
-        return float(np.exp(-((distance / MIDDLE) ** 2) - ((speed - CALM_SPEED) / SPEED_SPREAD) ** 2))
+        aside = self._centre.distance(car.position) / MIDDLE
+        hurry = (math.hypot(*car.velocity) - CALM_SPEED) / SPEED_SPREAD
+        return math.exp(-(aside**2) - hurry**2)
 
     def _frame(self, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         return np.zeros(self.frame_shape, dtype=np.uint8) if pixels is None else shrink(pixels)

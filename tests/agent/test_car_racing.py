@@ -9,7 +9,7 @@ pytest.importorskip("Box2D")
 from gymnasium.envs.box2d.car_racing import PLAYFIELD, CarRacing
 
 from agent.envs.base import Arrival
-from agent.envs.car_racing import CarRacingEnvironment, shrink
+from agent.envs.car_racing import CarRacingEnvironment, CentreLine, shrink
 from agent.envs.fast_car_racing import FastCarRacing
 from agent.envs.registry import make_env
 
@@ -135,6 +135,14 @@ def test_an_endless_game_goes_on_past_the_fields_edge_and_the_time_limit() -> No
     assert max(map(abs, game.car_state().position)) > PLAYFIELD
     with pytest.raises(ValueError, match="endless=True needs stock=False"):
         CarRacingEnvironment(stock=True, action_repeat=4, endless=True)
+
+
+def test_the_middle_of_the_road_is_a_line_and_no_row_of_points() -> None:
+    """A car that cruised in it was paid for 1.75 units aside, to and fro, wherever it was between two points."""
+    line = CentreLine(np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]]))
+    assert [line.distance(place) for place in ((4, 4), (1, 0), (4, 2), (0, 2))] == [0, 0, 0, 0]
+    assert line.distance((2, 1)) == line.distance((5, 3)) == line.distance((2, -1)) == 1
+    assert line.distance((7, 8)) == 5  # beyond a corner
 
 
 def test_a_seed_names_an_episode_whatever_was_played_before() -> None:

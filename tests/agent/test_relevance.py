@@ -11,13 +11,13 @@ from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 
 
-def dataset_of(folder: Path, rewards: list[list[float]]) -> Dataset:
+def dataset_of(folder: Path, rewards: list[list[float]], tasks: tuple[int, ...] = ()) -> Dataset:
     space = {"continuous": ["a"], "categorical": [], "binary": []}
-    meta = DatasetMeta(environment="toy", frame_size=(4, 4), fps=10, action_space=space, tasks=("task",))
+    meta = DatasetMeta(environment="toy", frame_size=(4, 4), fps=10, action_space=space, tasks=("one", "two", "none"))
     with ShardWriter(folder, 0, meta) as shard:
         for number, row in enumerate(rewards):
-            frames = np.zeros((len(row), 3, 4, 4), np.uint8)
-            shard.write(f"clip-{number}", frames=frames, rewards=np.array(row, np.float32))
+            frames, task = np.zeros((len(row), 3, 4, 4), np.uint8), tasks[number] if tasks else 0
+            shard.write(f"clip-{number}", frames=frames, rewards=np.array(row, np.float32), task=task)
     finish_dataset(folder, meta)
     return Dataset.open(folder)
 
@@ -33,3 +33,11 @@ def test_the_better_half_by_return_is_relevant_from_its_first_frame_on(tmp_path:
 @pytest.mark.parametrize("count", [1, 3])
 def test_clips_that_rewards_do_not_tell_apart_are_all_relevant(tmp_path: Path, count: int) -> None:
     assert len(relevant_clips(dataset_of(tmp_path, [[0, 0]] * count))) == count
+
+
+def test_the_better_half_is_of_each_task(tmp_path: Path) -> None:
+    """Else a task that pays little would not be cloned at all."""
+    dataset = dataset_of(tmp_path, [[9], [0.2], [7], [0.1], [8], [0.3], [6], [0.4]], tasks=(0, 1) * 4)
+    assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-0", "clip-4", "clip-5", "clip-7"]
+    assert [sample.key for sample in relevant_clips(dataset, share=0.25).samples] == ["clip-0", "clip-7"]
+    assert len(relevant_clips(dataset, share=1.0)) == 8

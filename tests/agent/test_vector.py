@@ -38,7 +38,7 @@ def test_a_finished_environment_stays_finished_until_it_is_reset() -> None:
         ended = envs.step(rows)
         assert all(a.is_last for a in ended)
         still = envs.step(rows)
-        assert all(a.is_last and a.reward == 0 for a in still)
+        assert all(a.is_last and a.reward == a.earned(0) == a.earned(1) == 0 for a in still)
         np.testing.assert_array_equal(still[1].frame, ended[1].frame)
         (fresh,) = envs.reset_some({1: 5})
         assert fresh.is_first

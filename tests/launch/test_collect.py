@@ -1,6 +1,7 @@
 """Collecting a dataset."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_the_debug_preset_makes_two_datasets_that_read_back(tmp_path: Path) -> N
     assert train.meta.extra["driver"] == "mixed" and held_out.meta.extra["driver"] == "scripted_mixed"
     assert not set(train.meta.extra["seeds"]) & set(held_out.meta.extra["seeds"])
     assert train.meta.return_best >= train.meta.return_mean
+    assert train.meta.tasks == ("drive",), "the environment's first"
 
 
 def test_run_again_it_says_that_it_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +125,35 @@ def test_episodes_of_two_tasks_come_in_turn_with_rewards_of_their_own(tmp_path: 
     assert two.meta.extra["seeds"] == other.meta.extra["seeds"]
 
 
+def test_a_folder_from_before_there_were_tasks_is_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(config(tmp_path))
+    path = tmp_path / "collect.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("tasks") == []
+    path.write_text(json.dumps(settings))
+    capsys.readouterr()
+    collect(config(tmp_path))
+    assert "already done" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"was collected with tasks=\[\]"):
+        collect(replace(config(tmp_path), tasks=("cruise",)))
+
+
+def test_episodes_of_two_tasks_are_the_same_bytes_wherever_a_shard_begins(tmp_path: Path) -> None:
+    settings = replace(config(tmp_path), tasks=("drive", "cruise"), episodes=3, episodes_per_shard=1)
+    collect(settings)
+    found = Dataset.open(tmp_path / "train")
+    assert [sample.task for sample in found.samples] == [0, 1, 0], "a shard goes on in the turn of the one before"
+    before = digests(tmp_path)
+    (tmp_path / "train/shard-000001.tar").unlink()
+    collect(settings)
+    assert digests(tmp_path) == before
+
+
 def test_a_task_that_the_environment_has_not_is_named_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown task 'fly', CarRacing-v3 has \['drive', 'cruise'\]"):
         collect(replace(config(tmp_path), tasks=("fly",)))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="names one twice"):
+        replace(config(tmp_path), tasks=("drive", "drive"))

@@ -32,7 +32,7 @@ def data(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("video"), np.random.default_rng(0)
     found = Dataset.open(pipeline / "data/train").meta
     meta = DatasetMeta(
-        environment="toy", frame_size=found.frame_size, fps=20, action_space=found.action_space, tasks=("one",)
+        environment="toy", frame_size=found.frame_size, fps=20, action_space=found.action_space, tasks=("one", "two")
     )
     for part, shards in (("train", SHARDS), ("held_out", 1)):
         for number in range(shards):
@@ -40,8 +40,8 @@ def data(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for index, length in enumerate((300, 40)):
                     frames = rng.integers(0, 256, (length, 3, *meta.frame_size), np.uint8)
                     actions = rng.uniform(-1, 1, (length, meta.action_size)) if number else None
-                    rewards, start = rng.normal(size=length), index * 300
-                    shard.write(f"clip-{number}-{index}", frames=frames, actions=actions, rewards=rewards, start=start)
+                    rewards, first = rng.normal(size=length), {"task": index, "start": index * 300}
+                    shard.write(f"clip-{number}-{index}", frames=frames, actions=actions, rewards=rewards, **first)
         finish_dataset(folder / part, meta)
     return folder
 
@@ -66,10 +66,11 @@ def digests(folder: Path) -> dict[str, str]:
 def test_latents_keep_what_came_with_the_frames(data: Path, straight: Path) -> None:
     video, latents = Dataset.open(data / "train"), Dataset.open(straight / "train")
     assert [(s.key, s.length, s.start) for s in video.samples] == [(s.key, s.length, s.start) for s in latents.samples]
+    assert latents.meta.tasks == ("one", "two") and [s.task for s in latents.samples] == [0, 1] * SHARDS
     for index in (0, 1, 2):
         shown = video.read_window(index, 0, video.samples[index].length)
         hidden = latents.read_window(index, 0, video.samples[index].length)
-        for name in ("actions", "labeled", "rewards", "continues", "is_first"):
+        for name in ("actions", "labeled", "rewards", "continues", "is_first", "task"):
             assert getattr(shown, name).equal(getattr(hidden, name)), name
     assert "actions.npy" not in latents.samples[0].members and "actions.npy" in latents.samples[2].members
 
