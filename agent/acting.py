@@ -70,8 +70,10 @@ class AgentPolicy:
         labeled = torch.tensor([a.labeled for a in arrivals], device=device)
         latents, self._cache = self.tokenizer.encoder.step(to_float(frames).unsqueeze(1), self._cache)
         features = self.agent.features(self._take_in(latents[:, 0], actions, labeled))
-        rows: NDArray[np.float32] = self.agent.policy.sample(self.agent.policy(features), self.generator).cpu().numpy()
-        return rows
+        policy, temperature = self.agent.policy, self.agent.config.temperature
+        rows = policy.sample(policy(features), self.generator, temperature=temperature)
+        found: NDArray[np.float32] = rows.cpu().numpy()
+        return found
 
     def _take_in(self, latents: Tensor, actions: Tensor, labeled: Tensor) -> Tensor:
         """The agent tokens' output at the newest frame."""

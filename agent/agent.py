@@ -34,7 +34,13 @@ class AgentConfig:
     """Losses of the finetuning. The policy's alone is behaviour cloning without a world model, and lets the world model
     erode: such an agent cannot dream."""
 
+    temperature: float = 1.0
+    """Of the distribution that actions are drawn from, in dreams and in the game. Below 1 the agent does what is likely
+    more often than its demonstrators did, whose noise it has cloned too."""
+
     def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
         if "policy" not in self.learns:
             raise ValueError(f"learns={self.learns} lacks 'policy': an agent clones in any case")
         if self.num_tokens < 1 or self.num_tasks < 1:

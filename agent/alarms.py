@@ -50,7 +50,7 @@ RANGES = {
     ),
     "imagined_excess": Range(
         0.0,
-        1.25,
+        1.0,
         "dreams pay more than the game ever did: the policy may exploit the reward head; raise beta or stop earlier",
     ),
     "imagined_over_real": Range(
@@ -58,7 +58,7 @@ RANGES = {
         1.25,
         "dreams pay more than the game pays the same policy: it exploits the reward head or the world model",
     ),
-    "kl_to_prior": Range(0.0, 3.0, "the policy has left what was demonstrated: raise beta or stop earlier"),
+    "kl_to_prior": Range(0.0, 1.0, "the policy has left what was demonstrated: raise beta or stop earlier"),
     "positive_share": Range(0.1, 0.9, "nearly all advantages have one sign: the value head is off"),
 }
 
@@ -143,5 +143,6 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     """1 where the second does not vary: there is nothing to tell apart."""
     if len(other) < 2 or float(other.std()) < 1e-6:
         return 1.0
-    together = torch.stack([one.float(), other.float()])
-    return float(torch.corrcoef(together)[0, 1].nan_to_num(0.0))
+    a, b = (values.float() - values.float().mean() for values in (one, other))
+    # As means of products: under autocast torch.corrcoef multiplies matrices in 16 bits.
+    return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt().clamp_min(1e-9))

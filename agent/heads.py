@@ -171,17 +171,25 @@ class PolicyHead(nn.Module):
         return total
 
     @torch.no_grad()
-    def sample(self, hidden: Float[Tensor, "b h"], generator: Draws) -> Float[Tensor, "b a"]:
-        """Draws the next action."""
+    def sample(
+        self, hidden: Float[Tensor, "b h"], generator: Draws, *, temperature: float = 1.0
+    ) -> Float[Tensor, "b a"]:
+        """Draws the next action; below a temperature of 1 more often a likely one."""
         context = hidden.float().unsqueeze(-2)
         values: list[Tensor] = []
         for i, count in enumerate(self.classes):
-            chances = self._part(context, i, 1)[..., 0, :].exp()
+            chances = (self._part(context, i, 1)[..., 0, :] / temperature).softmax(-1)
             index = draw_class(chances, generator)
             if i < len(self.context_embed):
                 context = context + self.context_embed[i](F.one_hot(index, count).float()).unsqueeze(-2)
             values.append(self.bins[index] if i < self.num_continuous else index.float())
         return torch.stack(values, dim=-1)
+
+    @torch.no_grad()
+    def sharpen(self, temperature: float) -> None:
+        """Makes the distribution itself what `sample` draws from at this temperature: logits have no bias."""
+        for weight in self.out_heads:
+            weight.div_(temperature)
 
     def rsample(self, hidden: Float[Tensor, "b h"], generator: Draws) -> Float[Tensor, "b a"]:
         """Draws the next action so that gradients flow from it to the distribution; for continuous parts alone.

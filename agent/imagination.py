@@ -84,6 +84,8 @@ class Imagination(nn.Module):
             raise ValueError(
                 f"actor={config.actor!r} needs continuous actions, and {actions.names} holds others: choose 'pmpo'"
             )
+        agent.policy.sharpen(agent.config.temperature)  # what acts is what learns, and what the prior is
+        agent.config = replace(agent.config, temperature=1.0)
         self.config = replace(config, agent=agent.config)
         self.agent = agent.requires_grad_(False)
         self.prior = deepcopy(agent.policy)

@@ -143,7 +143,8 @@ def bench(config: Bench) -> None:
         numbers = bench_vmc(config)
         show_vmc(numbers)
     elif isinstance(config, BenchImagination):
-        numbers = bench_imagination(config)
+        check_dtype(default_device(), config.dtype)
+        numbers = {**surroundings(default_device()), **bench_imagination(config)}
         show_imagination(numbers)
     else:
         numbers = bench_model(config)

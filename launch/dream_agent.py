@@ -139,7 +139,7 @@ def dream(agent: Agent, context: Driven, latents: Tensor, horizon: int) -> Dream
     hidden = agent.features(simulator.reset(clip)[:, -1])
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(horizon):
-        action = agent.policy.sample(agent.policy(hidden), generator)
+        action = agent.policy.sample(agent.policy(hidden), generator, temperature=agent.config.temperature)
         moment = simulator.step(action)
         hidden = agent.features(moment.agent_output)
         found.append((moment.latents, action, agent.reward.mean(agent.reward(hidden)[..., 0, :])))
@@ -154,8 +154,8 @@ def report(config: DreamAgent, meta: DatasetMeta, pixels: Tensor, dreamed: Dream
     for column in ("track", "dream pays", "game pays", "correlation by frame"):
         table.add_column(column, justify="right")
     for row in rows:
-        numbers = (f"{sum(row[name]):.1f}" for name in ("dreamed_rewards", "real_rewards"))
-        table.add_row(str(row["track"]), *numbers, f"{row['correlation']:.2f}")
+        sums = (f"{sum(row[name]):.1f}" for name in ("dreamed_rewards", "real_rewards"))
+        table.add_row(str(row["track"]), *sums, f"{row['correlation']:.2f}")
     Console().print(table)
     shown = [h - 1 for h in SHOWN if h <= config.horizon]
     save_rows(config.run / "dream_strip.png", {"dream": pixels[0, shown], "game": frames[0, shown]})

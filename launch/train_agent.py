@@ -86,9 +86,7 @@ def _check_labels(source: Source, config: TrainAgent) -> None:
     clips = source.windows(min(config.length, max(sample.length for sample in source.dataset.samples)), LOOKED_AT)
     assert isinstance(clips, LatentClip)
     if not clips.labeled.any():
-        raise ValueError(
-            f"{source.dataset.name} holds no actions in {LOOKED_AT} clips of it: there is nothing to clone"
-        )
+        raise ValueError(f"no action is known in {LOOKED_AT} clips of {source.dataset.name}: there is nothing to clone")
     ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
 
 

@@ -117,7 +117,7 @@ PRESETS["study"] = replace(
     length=16,
     evaluate_every=50,
     model=MODELS["study"].imagination,
-    loop=replace(PRESETS["laptop"].loop, steps=200, save_every=50, learning_rate=1e-3),
+    loop=replace(PRESETS["laptop"].loop, steps=200, save_every=50, learning_rate=5e-4),
 )
 PRESETS["debug_v1"] = replace(
     PRESETS["debug"],

@@ -48,8 +48,8 @@ class TrainAndWatch(TrainOnLatents):
     held_out_clips: int = 16
     """Clips of them that each evaluation looks at."""
     real_tracks: int = 0
-    """Episodes in the real environment at each evaluation, on tracks of their own, where that is allowed: then they
-    choose the best checkpoint. Needs --real-tokenizer."""
+    """Episodes of the first task in the real environment at each evaluation, on tracks of their own, where that is
+    allowed: then they choose the best checkpoint. Needs --real-tokenizer."""
     real_tokenizer: Path | None = None
     """Run folder of the tokenizer whose latents the agent knows."""
 

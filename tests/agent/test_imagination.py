@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from agent.agent import Agent, AgentConfig
 from agent.heads import HeadConfig, TwoHot
 from agent.imagination import Dream, Imagination, ImaginationConfig
+from agent.pmpo import far_from_zero, pmpo_loss
 from tests.agent.conftest import toy_episodes
 from tests.builders import DYNAMICS, latent_clip, randomised, seeded
 from tokenizer.records import LatentClip
@@ -73,6 +74,42 @@ def test_the_prior_is_the_policy_that_imagination_began_with(contexts: LatentCli
     for name, value in model.prior.state_dict().items():
         assert torch.equal(value, cloned[name])
     assert model(contexts, seeded())[1]["kl_to_prior"] > 1e-4
+
+
+def test_imagination_begins_with_the_policy_as_it_acts(contexts: LatentClip) -> None:
+    """At a temperature: the prior, too, is what is drawn from, and what is saved acts as it is."""
+    heads = HeadConfig(hidden=16, distances=2, action_bins=5)
+    agent = randomised(Agent(AgentConfig(dynamics=DYNAMICS, heads=heads, temperature=0.5)))
+    features = torch.randn(6, 32, generator=seeded(3))
+    hidden = agent.policy(features)
+    drawn = agent.policy.sample(hidden, seeded(1), temperature=0.5)
+    other = agent.policy.sample(hidden, seeded(1))
+    model = Imagination(CONFIG, agent)
+    assert torch.equal(model.policy.sample(hidden, seeded(1)), drawn) and not torch.equal(drawn, other)
+    assert torch.equal(model.prior.sample(hidden, seeded(1)), drawn)
+    assert model.agent.config.temperature == model.config.agent.temperature == 1
+    with pytest.raises(ValueError, match="temperature=0"):
+        AgentConfig(temperature=0)
+
+
+def test_small_advantages_count_for_neither_set_and_their_kl_all_the_same() -> None:
+    advantage, counts = torch.tensor([[3.0, 0.1, -0.1, -4.0]]), torch.ones(1, 4, dtype=torch.bool)
+    signs = far_from_zero(advantage, counts, 0.5)  # of a root mean square of 2.5
+    assert signs.tolist() == [[True, False, False, True]]
+    log_prob, kl = torch.tensor([[-1.0, 7.0, 9.0, -2.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    loss = pmpo_loss(log_prob, advantage, kl, counts, signs, alpha=0.5, beta=0.1)
+    torch.testing.assert_close(loss, torch.tensor(0.5 * -2.0 - 0.5 * -1.0 + 0.1 * 2.5))
+
+
+def test_a_slow_value_follows_at_its_decay_and_without_one_returns_are_of_the_value_itself(
+    contexts: LatentClip,
+) -> None:
+    for decay in (0.0, 0.75):
+        model = make(replace(CONFIG, slow_value=decay))
+        with torch.no_grad():
+            model.value.out_head.bias.fill_(1.0)
+        model(contexts, seeded())
+        assert torch.allclose(model.slow_value.out_head.bias, torch.tensor(1 - decay))
 
 
 def test_the_policy_that_learns_is_the_one_that_dreams(contexts: LatentClip) -> None:
