@@ -5,7 +5,7 @@ Dreamer 4, sec. 3.3, eq. 9.
 Axes: b batch, t time, s agent tokens, w width, l distances ahead, a the flat action row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from agent.heads import EndHead, HeadConfig, PolicyHead, TwoHot
 from dynamics.world_model import DynamicsConfig, WorldModel
-from tokenizer.draws import Draws, of_rows
+from tokenizer.draws import Draws, of_rows, uniform
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
@@ -38,7 +38,13 @@ class AgentConfig:
     """Of the distribution that actions are drawn from, in dreams and in the game. Below 1 the agent does what is likely
     more often than its demonstrators did, whose noise it has cloned too."""
 
+    false_actions: float = 0.0
+    """Share of frames that are cloned with the action of another time in place of the one that led to them. A policy
+    that may trust its last action repeats it: a car that once let go of the gas stands for good."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.false_actions <= 1:
+            raise ValueError(f"false_actions={self.false_actions} is not in [0, 1]")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if "policy" not in self.learns:
@@ -83,20 +89,21 @@ class Agent(nn.Module):
         count = len(batch.task) // 2
         if len(batch.task) != 2 * count or not count:
             raise ValueError(f"half of a batch is uniform, half relevant: {len(batch.task)} rows are no two halves")
-        uniform, relevant, learns = batch[:count], batch[count:], self.config.learns
+        half, relevant, learns = batch[:count], batch[count:], self.config.learns
+        heard = with_false_actions(relevant, self.config.false_actions, of_rows(generator, slice(count, 2 * count)))
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         if "video" in learns:
-            terms["video"], metrics = self.world(uniform, of_rows(generator, slice(count)))
+            terms["video"], metrics = self.world(half, of_rows(generator, slice(count)))
         if "reward" in learns or "end" in learns:
-            hidden = self.read(batch, generator)
+            hidden = self.read(type(batch).concatenate([half, heard]), generator)
             if "reward" in learns:
-                terms["reward"] = self.reward_loss(hidden[:count], uniform)
+                terms["reward"] = self.reward_loss(hidden[:count], half)
             if "end" in learns:
-                terms["end"] = self.end_loss(hidden[:count], uniform)
+                terms["end"] = self.end_loss(hidden[:count], half)
             cloned = hidden[count:]
         else:
-            cloned = self.read(relevant, of_rows(generator, slice(count, 2 * count)))
+            cloned = self.read(heard, of_rows(generator, slice(count, 2 * count)))
         terms["policy"] = self.policy_loss(cloned, relevant)
         scales = {"video": self.video_rms, "policy": self.policy_rms, "reward": self.reward_rms, "end": self.end_rms}
         loss = torch.stack([scales[name](term) for name, term in terms.items()]).sum()
@@ -133,6 +140,16 @@ class Agent(nn.Module):
 
     def checkpoint_activations(self) -> None:
         self.world.checkpoint_activations()
+
+
+def with_false_actions(clips: LatentClip, share: float, generator: Draws) -> LatentClip:
+    """Some frames hear the action of half a clip before or after them, if that is known; what is to be cloned stays."""
+    if not share:
+        return clips
+    shift = clips.num_frames // 2
+    false = (uniform(generator, tuple(clips.labeled.shape)) < share) & clips.labeled & clips.labeled.roll(shift, dims=1)
+    actions = torch.where(false.unsqueeze(-1), clips.actions.roll(shift, dims=1), clips.actions)
+    return replace(clips, actions=actions)
 
 
 def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:

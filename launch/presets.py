@@ -102,7 +102,7 @@ MODELS: dict[str, ModelPreset] = {
     "study": replace(
         _LAPTOP,
         dynamics=DynamicsConfig(num_tokens=8, num_registers=2, transformer=_STUDY_TRANSFORMER),
-        agent=AgentConfig(temperature=0.25),  # chosen on development tracks: see agent/EXPERIMENTS.md
+        agent=AgentConfig(temperature=0.25, false_actions=1.0),  # see agent/EXPERIMENTS.md
         imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
         dynamics_clips=Clips(8, 24),
     ),
