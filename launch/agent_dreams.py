@@ -1,0 +1,127 @@
+"""An agent's drive in the game, the dream that goes on from it by the agent's own policy, and what the game did then.
+
+Axes: b drives, t frames, n latent tokens of a frame, d their channels, a the flat action row, c h w one RGB frame.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agent.acting import Policy
+from agent.agent import Agent
+from agent.envs.base import Arrival
+from agent.envs.vector import VectorEnv
+from dynamics.simulator import Simulator
+from tokenizer.draws import Draws
+from tokenizer.records import LatentClip
+
+
+class Driven(NamedTuple):
+    """Real frames of several environments, and what came with them."""
+
+    frames: NDArray[np.uint8]
+    """[b, t, c, h, w]."""
+    actions: NDArray[np.float32]
+    labeled: NDArray[np.bool_]
+    rewards: NDArray[np.float64]
+    lengths: list[int]
+    """Frames of each until its episode ended, that of the end counted: those after it stand still."""
+
+
+class Dreamed(NamedTuple):
+    latents: Tensor
+    """[b, t, n, d], without the context's."""
+    actions: Tensor
+    rewards: Tensor
+    """As the reward head reads them, [b, t]."""
+
+
+def check_can_dream(agent: Agent, run: Path) -> None:
+    """Raises ValueError where an agent has a world model that eroded, or a reward head that learned nothing."""
+    missing = [term for term in ("video", "reward") if term not in agent.config.learns]
+    if missing:
+        raise ValueError(
+            f"the agent in {run} learned {', '.join(agent.config.learns)}, and not {', '.join(missing)}: it cannot "
+            "dream what its actions are paid; give a run that learned them"
+        )
+
+
+def drive_on(envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int) -> Driven:
+    """So many frames of each track, the first counted. Raises ValueError where an episode ended by then."""
+    policy.reset(seed)
+    arrivals = [envs.reset(tracks)]
+    while len(arrivals) < frames:
+        arrivals.append(envs.step(policy.act(arrivals[-1])))
+    ended = [track for track, arrival in zip(tracks, arrivals[-1], strict=True) if arrival.is_last]
+    if ended:
+        raise ValueError(f"context={frames}: the episode of track {ended[0]} had ended by then, give fewer frames")
+    return _driven(arrivals)
+
+
+def carry_out(envs: VectorEnv, actions: Float[Tensor, "b t a"]) -> Driven:
+    """These actions in the game, from where it stands."""
+    return _driven([envs.step(rows) for rows in actions.float().cpu().numpy().swapaxes(0, 1)])
+
+
+@torch.no_grad()
+def dream_on(
+    agent: Agent, context: Driven, latents: Float[Tensor, "b t n d"], horizon: int, generator: Draws
+) -> Dreamed:
+    """Goes on from the context by the agent's own policy, told its first task as in the drive."""
+    device = agent.token_embed.device
+    count, frames = context.labeled.shape
+    task = torch.zeros(count, dtype=torch.int64, device=device)
+    clip = LatentClip(
+        latents=latents.float(),
+        actions=torch.from_numpy(context.actions),
+        labeled=torch.from_numpy(context.labeled),
+        rewards=torch.from_numpy(context.rewards).float(),
+        continues=torch.ones(count, frames, dtype=torch.bool),
+        is_first=torch.from_numpy(~context.labeled),
+        task=task,
+    ).to(device)
+    simulator = Simulator(agent.world, agent_tokens=agent.tokens(task), generator=generator)
+    hidden = agent.features(simulator.reset(clip)[:, -1])
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(horizon):
+        action = agent.policy.sample(agent.policy(hidden), generator, temperature=agent.config.temperature)
+        moment = simulator.step(action)
+        hidden = agent.features(moment.agent_output)
+        found.append((moment.latents, action, agent.reward.mean(agent.reward(hidden)[..., 0, :])))
+    return Dreamed(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+
+
+def compare(dreamed: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, Any]:
+    """Rewards by frame; of an episode that ended the sums and the correlation are of its frames alone.
+
+    There is no correlation where one of both is the same in all frames.
+    """
+    lived = dreamed[: len(real)]
+    varied = len(real) > 1 and np.ptp(lived) > 0 and np.ptp(real) > 0
+    return {
+        "dreamed_rewards": dreamed.tolist(),
+        "real_rewards": real.tolist(),
+        "dreamed_sum": float(lived.sum()),
+        "real_sum": float(real.sum()),
+        "correlation": float(np.corrcoef(lived, real)[0, 1]) if varied else None,
+        "compared": len(real),
+    }
+
+
+def _driven(arrivals: Sequence[Sequence[Arrival]]) -> Driven:
+    """[t][b] arrivals as [b, t] arrays."""
+    by_env = list(zip(*arrivals, strict=True))
+    ended = np.array([[a.is_last for a in row] for row in by_env])  # stays true, as a finished one stands still
+    return Driven(
+        np.stack([np.stack([a.frame for a in row]) for row in by_env]),
+        np.stack([np.stack([a.action for a in row]) for row in by_env]),
+        np.array([[a.labeled for a in row] for row in by_env]),
+        np.array([[a.reward for a in row] for row in by_env], dtype=np.float64),
+        [int(row.argmax()) + 1 if row.any() else len(row) for row in ended],
+    )
