@@ -59,12 +59,12 @@ _STAGES = (
     Stage(
         name="cloning",
         command="train_agent",
-        folders={"run": AGENT, "data": "latents/train", "held-out": "latents/held_out", "dynamics": DYNAMICS},
+        folders={"run": AGENT, "data": "latents/train", "dynamics": DYNAMICS},
     ),
     Stage(
         name="imagination",
         command="train_imagination",
-        folders={"run": "imagination", "data": "latents/train", "held-out": "latents/held_out", "agent": AGENT},
+        folders={"run": "imagination", "data": "latents/train", "agent": AGENT},
     ),
     Stage(
         name="scores",

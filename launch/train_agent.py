@@ -52,7 +52,7 @@ class TrainAgent(TrainAndWatch):
 def train_agent(config: TrainAgent) -> None:
     relevant = partial(relevant_clips, share=config.relevant_share)
     watch = None
-    if config.held_out is not None:
+    if config.watched is not None:
         watch = Watch(config, score=lambda measures: -measures["policy_nll"], relevant=relevant)
 
     def build(source: Source) -> nn.Module:
@@ -94,7 +94,6 @@ PRESETS = {
     "debug": TrainAgent(
         run=Path("runs/debug/agent"),
         data=("runs/debug/latents/train",),
-        held_out=Path("runs/debug/latents/held_out"),
         held_out_clips=2,
         dynamics=Path("runs/debug/dynamics"),
         batch_size=4,
@@ -105,7 +104,6 @@ PRESETS = {
     "laptop": TrainAgent(
         run=Path("runs/laptop/agent"),
         data=("runs/laptop/latents/train",),
-        held_out=Path("runs/laptop/latents/held_out"),
         evaluate_every=200,
         dynamics=Path("runs/laptop/dynamics"),
         batch_size=8,
@@ -127,7 +125,6 @@ PRESETS["study"] = replace(
     PRESETS["laptop"],
     run=Path("runs/study/agent"),
     data=("runs/study/latents/train",),
-    held_out=Path("runs/study/latents/held_out"),
     dynamics=Path("runs/study/dynamics"),
     length=20,
     evaluate_every=300,

@@ -42,7 +42,7 @@ def train_imagination(config: TrainImagination) -> None:
         )
 
     watch = None
-    if config.held_out is not None:
+    if config.watched is not None:
         watch = Watch(config, score=lambda measures: measures["imagined_reward"], relevant=relevant_clips)
 
     def build(source: Source) -> nn.Module:
@@ -78,7 +78,6 @@ PRESETS = {
     "debug": TrainImagination(
         run=Path("runs/debug/imagination"),
         data=("runs/debug/latents/train",),
-        held_out=Path("runs/debug/latents/held_out"),
         held_out_clips=2,
         agent=Path("runs/debug/agent"),
         batch_size=2,
@@ -89,7 +88,6 @@ PRESETS = {
     "laptop": TrainImagination(
         run=Path("runs/laptop/imagination"),
         data=("runs/laptop/latents/train",),
-        held_out=Path("runs/laptop/latents/held_out"),
         evaluate_every=30,
         agent=Path("runs/laptop/agent"),
         batch_size=32,
@@ -111,7 +109,6 @@ PRESETS["study"] = replace(
     PRESETS["laptop"],
     run=Path("runs/study/imagination"),
     data=("runs/study/latents/train",),
-    held_out=Path("runs/study/latents/held_out"),
     agent=Path("runs/study/agent"),
     batch_size=32,
     length=16,

@@ -30,7 +30,7 @@ from launch.models import for_inference, load_tokenizer
 from launch.run_folder import write_json
 from launch.training import TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
-from tokenizer.shard_format import DatasetMeta, read_json
+from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shards import Dataset
 from tokenizer.stream import windows
 
@@ -43,8 +43,8 @@ class TrainAndWatch(TrainOnLatents):
     """What the trainings of agents have in common."""
 
     held_out: Path | None = None
-    """Latent shards that nothing is trained on: alarms and the best checkpoint go by them. Without them there are
-    none."""
+    """Latent shards that nothing is trained on: alarms and the best checkpoint go by them. Where not given, the folder
+    `held_out` beside that of the data, if there is one; without any there are no alarms."""
     held_out_clips: int = 16
     """Clips of them that each evaluation looks at."""
     real_tracks: int = 0
@@ -59,8 +59,16 @@ class TrainAndWatch(TrainOnLatents):
             raise ValueError(
                 f"held_out_clips={self.held_out_clips} must be at least 1, real_tracks={self.real_tracks} not negative"
             )
-        if self.real_tracks and (self.real_tokenizer is None or self.held_out is None):
+        if self.real_tracks and (self.real_tokenizer is None or self.watched is None):
             raise ValueError(f"real_tracks={self.real_tracks} needs --real-tokenizer and --held-out")
+
+    @property
+    def watched(self) -> Path | None:
+        """Folder of the held-out latents, if there are any."""
+        if self.held_out is not None or self.tokenizer is not None:
+            return self.held_out
+        beside = Path(self.data[0]).parent / "held_out"
+        return beside if (beside / INDEX).exists() else None
 
 
 class Watch:
@@ -73,9 +81,9 @@ class Watch:
 
         `relevant` selects the episodes on whose actions the policy's likelihood is taken.
         """
-        assert config.held_out is not None
+        assert config.watched is not None
         self.config, self.score = config, score
-        self.dataset = open_dataset(config.held_out, "latents")
+        self.dataset = open_dataset(config.watched, "latents")
         self.clips, self.cloned = self._windows(self.dataset), self._windows(relevant(self.dataset))
         self.best_reward = max(sample.reward_sum / sample.length for sample in self.dataset.samples)
         self._path = config.run / "alarms.json"

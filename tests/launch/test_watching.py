@@ -99,6 +99,13 @@ def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_pa
     assert best["value"] == measures["real_return"]
 
 
+def test_held_out_episodes_beside_the_data_are_found_and_those_of_video_are_not(pipeline: Path, tmp_path: Path) -> None:
+    found = replace(config(pipeline, tmp_path), held_out=None)
+    assert found.watched == pipeline / "latents/held_out"
+    assert replace(found, tokenizer=pipeline / "tokenizer").watched is None
+    assert replace(found, data=(str(tmp_path / "train"),)).watched is None
+
+
 def test_real_tracks_without_a_tokenizer_are_refused(pipeline: Path, tmp_path: Path, call: Call) -> None:
     with pytest.raises(ValueError, match="real_tracks=2 needs --real-tokenizer"):
         replace(config(pipeline, tmp_path), real_tracks=2)
