@@ -75,7 +75,7 @@ def _row(rows: Mapping[str, Numbers]) -> Numbers:
 def _paired(rows: Mapping[str, Numbers], base: Mapping[str, Numbers]) -> Numbers:
     """Of the seeds that both have: the mean gain on the same tracks, a world model each."""
     gains = []
-    for seed in rows.keys() & base.keys():
+    for seed in (seed for seed in rows if seed in base):
         mine, theirs = rows[seed]["scores"], base[seed]["scores"]
         both = min(len(mine), len(theirs))
         gains.append(float(np.mean(np.subtract(mine[:both], theirs[:both]))))

@@ -90,7 +90,8 @@ class Watch:
         self._said: set[str] = set()
 
     def _windows(self, dataset: Dataset) -> LatentClip:
-        clips = windows(dataset, self.config.length, self.config.held_out_clips)
+        longest = max(sample.length for sample in dataset.samples)
+        clips = windows(dataset, min(self.config.length, longest), self.config.held_out_clips)
         assert isinstance(clips, LatentClip)
         return clips
 

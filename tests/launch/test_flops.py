@@ -70,7 +70,9 @@ def test_fused_attention_counts_as_the_products_inside_it() -> None:
         ((query @ key.mT).softmax(-1) @ value).sum().backward()
 
     once_more = MatmulShape(6, 5, 8, 7).flops  # the scores, which the kernel does not keep
-    assert total_flops(count_matmuls(fused)) == total_flops(count_matmuls(plain)) + once_more == torch_says(fused)
+    found = total_flops(count_matmuls(fused))
+    # Two products forward and five backward; torch's own counter knows the kernel for processors in some versions only.
+    assert found == total_flops(count_matmuls(plain)) + once_more == 7 * once_more
 
 
 @pytest.mark.parametrize("preset", ["debug", "S"])

@@ -64,20 +64,23 @@ def test_a_tampered_reward_head_is_told_in_words(
 ) -> None:
     agent = load_agent(pipeline / "agent")
     with torch.no_grad():
-        agent.reward.out_head.bias[-60] += 30
+        agent.reward.out_head.bias.unflatten(0, (-1, len(agent.reward.bins)))[0, -60] += 30
     assert watch(agent, 1)["reward_bias"] > 1
     assert "alarm: reward_bias is" in capsys.readouterr().out
 
 
 def test_the_best_checkpoint_is_the_one_that_scores_best_and_raises_no_alarm(pipeline: Path, tmp_path: Path) -> None:
     scores = iter([1.0, 3.0, 2.0, 9.0])
-    made = Watch(config(pipeline, tmp_path), score=lambda _: next(scores), relevant=relevant_clips)
+    settings = config(pipeline, tmp_path)
+    made = Watch(
+        replace(settings, loop=replace(settings.loop, steps=10)), score=lambda _: next(scores), relevant=relevant_clips
+    )
     agent = load_agent(pipeline / "agent")
     made.begin(agent.world)
-    quiet = made.measure
+    quiet, sound = made.measure, {"reward_bias": 0.0, "reward_correlation": 1.0, "end_excess": 0.0}
 
     def measure(model: torch.nn.Module, before: float) -> dict[str, float]:
-        return {**quiet(model, before), "video_error_ratio": ratio, "reward_bias": 0.0, "reward_correlation": 1.0}
+        return {**quiet(model, before), "video_error_ratio": ratio, **sound}
 
     made.measure = measure  # type: ignore[method-assign]
     kept = []
@@ -89,6 +92,7 @@ def test_the_best_checkpoint_is_the_one_that_scores_best_and_raises_no_alarm(pip
     assert found is not None and found.name == "step_00000002"
 
 
+@pytest.mark.slow
 def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_path: Path) -> None:
     settings = replace(config(pipeline, tmp_path), real_tracks=1, real_tokenizer=pipeline / "tokenizer")
     made = Watch(settings, score=lambda _: 0.0, relevant=relevant_clips)
