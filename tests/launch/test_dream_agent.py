@@ -26,6 +26,7 @@ from tests.builders import DYNAMICS
 from tests.launch.conftest import Call, call_command
 from tokenizer.video import decode_video
 
+pytestmark = pytest.mark.slow  # all together; each alone waits for the same drives
 CONFIG = PRESETS["debug"]
 SCALE, SIDE = 4, 64
 
