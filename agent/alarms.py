@@ -127,6 +127,11 @@ def dream_measures(model: Imagination, contexts: LatentClip, best_reward: float,
     }
 
 
+def over_real(imagined: float, real: float) -> float:
+    """How many times the game's reward of a frame dreams pay; without end where the game pays nothing and they do."""
+    return imagined / real if real > 0 else float("inf") if imagined > 0 else 1.0
+
+
 def imagined_reward(dream: Dream) -> float:
     """A frame's, on average."""
     return float(mean_where(dream.reward, dream.counts))

@@ -140,8 +140,8 @@ class Watch:
             measures |= alarms.dream_measures(model, clips, self.best_reward, draws())
         if self.config.real_tracks:
             measures |= self._play(agent)
-            if "imagined_reward" in measures and measures["real_reward"] > 0:
-                measures["imagined_over_real"] = measures["imagined_reward"] / measures["real_reward"]
+            if "imagined_reward" in measures:
+                measures["imagined_over_real"] = alarms.over_real(measures["imagined_reward"], measures["real_reward"])
         return measures
 
     def _play(self, agent: Agent) -> Measures:

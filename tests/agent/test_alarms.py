@@ -88,6 +88,13 @@ def test_a_policy_far_from_its_prior_and_a_value_that_is_off_are_told(learned: A
     assert {"kl_to_prior", "value_bias_share", "positive_share"} <= told
 
 
+def test_dreams_that_pay_where_the_game_does_not_are_told() -> None:
+    """A policy that no longer drove earned -1 in the game and 4 a frame in its dreams."""
+    assert alarms.over_real(4.0, 2.0) == 2 and alarms.over_real(-1.0, -2.0) == 1
+    assert heard({"imagined_over_real": alarms.over_real(4.0, -0.01)}) == {"imagined_over_real"}
+    assert heard({"imagined_over_real": alarms.over_real(2.0, 2.1)}) == set()
+
+
 def test_every_range_says_what_to_do() -> None:
     for name, (low, high, why) in alarms.RANGES.items():
         assert low < high and len(why) > 20, name
