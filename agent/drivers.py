@@ -98,6 +98,16 @@ def mixed_driver(rng: np.random.Generator) -> Driver:
     return scripted_mixed_driver(rng)
 
 
+def _faults(rng: np.random.Generator, careful: bool) -> dict[str, float]:
+    """Of a `Skill`: noise and lapses, or for a careful driver hardly any."""
+    return {
+        "noise": rng.uniform(0, 0.1 if careful else 0.4),
+        "noise_seconds": rng.uniform(0.2, 0.8),
+        "lapses_per_minute": 0.0 if careful else rng.uniform(0, 25),
+        "lapse_seconds": rng.uniform(0.2, 0.7),
+    }
+
+
 def graded_driver(rng: np.random.Generator) -> Driver:
     """Every skill alike: scripted drivers of any pace, and a random one in ten episodes."""
     kind = rng.random()
@@ -106,30 +116,13 @@ def graded_driver(rng: np.random.Generator) -> Driver:
     if kind < 0.1:
         return CorrelatedRandomDriver()
     careful = rng.random() < 0.25
-    return ScriptedDriver(
-        Skill(
-            pace=rng.uniform(0.3, 1),
-            noise=rng.uniform(0, 0.1 if careful else 0.4),
-            noise_seconds=rng.uniform(0.2, 0.8),
-            lapses_per_minute=0.0 if careful else rng.uniform(0, 25),
-            lapse_seconds=rng.uniform(0.2, 0.7),
-        )
-    )
+    return ScriptedDriver(Skill(pace=rng.uniform(0.3, 1), **_faults(rng, careful)))
 
 
 def cruising_driver(rng: np.random.Generator) -> Driver:
     """A scripted CarRacing driver that goes slowly in the middle of the road, with more or less care."""
     careful = rng.random() < 0.5
-    return ScriptedDriver(
-        Skill(
-            top_speed=rng.uniform(20, 30),
-            noise=rng.uniform(0, 0.1 if careful else 0.4),
-            noise_seconds=rng.uniform(0.2, 0.8),
-            lapses_per_minute=0.0 if careful else rng.uniform(0, 25),
-            lapse_seconds=rng.uniform(0.2, 0.7),
-            room=0.0,
-        )
-    )
+    return ScriptedDriver(Skill(top_speed=rng.uniform(20, 30), **_faults(rng, careful), room=0.0))
 
 
 def graded_or_cruising_driver(rng: np.random.Generator) -> Driver:

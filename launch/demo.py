@@ -56,11 +56,7 @@ _STAGES = (
         command="evaluate_world",
         folders={"run": "world", "held-out": "data/held_out", "tokenizer": TOKENIZER, "dynamics": DYNAMICS},
     ),
-    Stage(
-        name="cloning",
-        command="train_agent",
-        folders={"run": AGENT, "data": "latents/train", "dynamics": DYNAMICS},
-    ),
+    Stage(name="cloning", command="train_agent", folders={"run": AGENT, "data": "latents/train", "dynamics": DYNAMICS}),
     Stage(
         name="imagination",
         command="train_imagination",

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def _of_seed(config: Study, seed: int, agents: Sequence[Trained]) -> list[Stage]
 
 
 def _seeded(stage: Stage, seed: int) -> Stage:
-    return Stage(**{**vars(stage), "options": (*stage.options, "--seed", str(seed))})
+    return replace(stage, options=(*stage.options, "--seed", str(seed)))
 
 
 def _scoring(config: Study, seed: int, agents: Sequence[Trained]) -> Stage:
