@@ -108,15 +108,21 @@ def _faults(rng: np.random.Generator, careful: bool) -> dict[str, float]:
     }
 
 
+IN_SIGHT = 80.0
+"""Units of length a second. A car sees 37 ahead, in which it brakes from this speed for the tightest bend (37 units a
+second), reaction included; a faster one brakes on straights, for bends that only the driver knows of. Whoever clones
+that cannot tell when to brake, and a world model takes full gas for a sign that no bend is near."""
+
+
 def graded_driver(rng: np.random.Generator) -> Driver:
-    """Every skill alike: scripted drivers of any pace, and a random one in ten episodes."""
+    """Every skill alike: scripted drivers of any pace who brake for what they see, and a random one in ten episodes."""
     kind = rng.random()
     if kind < 0.05:
         return RandomDriver()
     if kind < 0.1:
         return CorrelatedRandomDriver()
     careful = rng.random() < 0.25
-    return ScriptedDriver(Skill(pace=rng.uniform(0.3, 1), **_faults(rng, careful)))
+    return ScriptedDriver(Skill(pace=rng.uniform(0.3, 1), top_speed=IN_SIGHT, **_faults(rng, careful)))
 
 
 def cruising_driver(rng: np.random.Generator) -> Driver:

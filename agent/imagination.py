@@ -15,7 +15,7 @@ from agent.agent import Agent, AgentConfig
 from agent.heads import TwoHot
 from agent.pmpo import far_from_zero, lambda_return, mean_where, pmpo_loss
 from dynamics.simulator import Simulator
-from tokenizer.draws import Draws, begins_step
+from tokenizer.draws import Draws, begins_step, repeats
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
 
@@ -72,6 +72,10 @@ class Dream(NamedTuple):
         before = torch.cat([torch.ones_like(self.goes_on[:, :1]), self.goes_on[:, :-1]], dim=1)
         return before.gt(0.5).cumprod(1).bool()
 
+    def detached(self) -> "Dream":
+        """What was dreamt, without how."""
+        return Dream(*(part.detach() for part in self))
+
 
 class Imagination(nn.Module):
     """A finetuned agent with a value head and a frozen copy of its policy as behavioural prior."""
@@ -95,15 +99,25 @@ class Imagination(nn.Module):
         self.slow_value = deepcopy(self.value).requires_grad_(False)
         self.value_rms, self.return_rms = RunningRMS(), RunningRMS()
         self.register_buffer("steps_seen", torch.tensor(0))
+        self._dreamt: Dream | None = None
 
     steps_seen: Tensor
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of policy and value on one dream from each context of the batch."""
+        """Loss of policy and value on one dream from each context of the batch.
+
+        Where the batch repeats, its dreams are learned from once more: by PMPO, and by the value, whose returns are
+        made anew. A gradient through the dynamics is of the policy that dreamt, and not taken twice.
+        """
         c = self.config
         if self.training or not c.slow_value:
             self._follow_value()
-        dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
+        if self._dreamt is not None and repeats(generator):
+            dream, fresh = self._dreamt, False
+        else:
+            through = c.actor == "dynamics" and torch.is_grad_enabled()
+            dream, fresh = self.dream(batch, generator, differentiable=through), True
+        self._dreamt = dream.detached()
         counts = dream.counts
         value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
         returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
@@ -113,8 +127,10 @@ class Imagination(nn.Module):
         if c.actor == "pmpo":
             signs = far_from_zero(advantage, counts, c.min_advantage)
             policy_loss = pmpo_loss(log_prob, advantage, kl, counts, signs, alpha=c.alpha, beta=c.beta)
-        else:
+        elif fresh:
             policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
+        else:
+            policy_loss = 0 * mean_where(kl, counts)
         if self.training and begins_step(generator):
             self.steps_seen += 1
         learns = (self.steps_seen > c.value_warmup).float()

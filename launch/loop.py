@@ -7,7 +7,7 @@ function of (seed, step, row), rows counted over all ranks: so a resumed run equ
 processes with half the rows each learn what one with all of them learns, where the stream gives them the same rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -47,6 +47,9 @@ class LoopConfig(OptimizerConfig):
     accumulate: int = 1
     """Batches whose gradients make up a step, in the memory of one: their mean, and so that of all their rows where the
     batches are of one size. Running scales of losses see each batch by itself."""
+    updates: int = 1
+    """Updates of the weights from each batch: more than one where it costs much to make of it what is learned from, as
+    dreams do."""
     grad_clip: float = 1.0
     """The gradient's norm is cut to this."""
     ema_decay: float = 0.999
@@ -70,9 +73,14 @@ class LoopConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("log_every", "save_every", "keep", "grad_clip", "accumulate"):
+        for name in ("log_every", "save_every", "keep", "grad_clip", "accumulate", "updates"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if self.accumulate > 1 and self.updates > 1:
+            raise ValueError(
+                f"accumulate={self.accumulate} and updates={self.updates}: a step is either of several batches or "
+                "several times of one"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1); 0 keeps no average")
 
@@ -118,18 +126,23 @@ def train(
         for step in range(start.step + 1, config.steps + 1):
             rate = learning_rate(step, config)
             engine.set_learning_rate(rate)
-            loss, metrics = _gradient(engine, batches, step, config, report)
-            norm = engine.clip(config.grad_clip)
-            finite, interrupted = agree(accelerator, loss + norm, interrupts.received)
-            if not finite:
-                saver.finish()
-                raise ValueError(describe_non_finite(run, step, {"loss": loss, "grad_norm": norm, **metrics}))
-            engine.step()
+            parts: Iterable[Part] = _parts(accelerator, batches, step, config, report)
+            told: dict[str, Tensor] = {}
+            for _ in range(config.updates):
+                loss, metrics, parts = _gradient(engine, parts, config)
+                norm = engine.clip(config.grad_clip)
+                metrics = {"loss": loss, **metrics, "grad_norm": norm}
+                finite, interrupted = agree(accelerator, loss + norm, interrupts.received)
+                if not finite:
+                    saver.finish()
+                    raise ValueError(describe_non_finite(run, step, metrics))
+                engine.step()
+                told = told or metrics  # of the first update: as of a batch that is new
             ema.update(model, step)
             report.count(step)
 
             if every(step, config.log_every, last=config.steps):
-                report.log({"loss": loss, **metrics, "grad_norm": norm, "learning_rate": rate})
+                report.log({**told, "learning_rate": rate})
             if evaluate is not None and every(step, evaluate_every, last=config.steps):
                 with report.paused():
                     _evaluate(engine, step, evaluate, ema, report)
@@ -146,12 +159,14 @@ def train(
                 raise SystemExit(128 + interrupted)
 
 
-def _gradient(
-    engine: Engine, batches: Iterator[Clip], step: int, config: LoopConfig, report: Report
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Leaves the gradient of a step with the engine; gives the means of its batches' losses and metrics."""
-    accelerator = engine.accelerator
-    found: list[dict[str, Tensor]] = []
+Part = tuple[Clip, Rows]
+"""A batch of a step, and what it draws from."""
+
+
+def _parts(
+    accelerator: Accelerator, batches: Iterator[Clip], step: int, config: LoopConfig, report: Report
+) -> Iterator[Part]:
+    """The batches of a step, each taken from the stream when its turn comes."""
     first = 0
     for part in range(config.accumulate):
         with report.waiting():
@@ -160,13 +175,26 @@ def _gradient(
         mine = first + count * accelerator.process_index
         rows = Rows(config.seed, step, mine, count, accelerator.device, begins_step=not part)
         first += count * accelerator.num_processes
-        loss, metrics = engine.learn(batch, rows, parts=config.accumulate, last=part + 1 == config.accumulate)
         report.saw(batch.labeled.numel())
+        yield batch, rows
+
+
+def _gradient(
+    engine: Engine, parts: Iterable[Part], config: LoopConfig
+) -> tuple[Tensor, dict[str, Tensor], list[Part]]:
+    """Leaves the gradient of an update with the engine; gives the means of its batches' losses and metrics, and what
+    one more update is made of."""
+    found: list[dict[str, Tensor]] = []
+    again: list[Part] = []
+    for part, (batch, rows) in enumerate(parts):
+        loss, metrics = engine.learn(batch, rows, parts=config.accumulate, last=part + 1 == config.accumulate)
         found.append({"": loss.detach(), **metrics})
+        if config.updates > 1:
+            again.append((batch, rows.again()))
     means = found[0]
     if config.accumulate > 1:
         means = {name: torch.stack([part[name].detach().float() for part in found]).mean(0) for name in found[0]}
-    return means.pop(""), means
+    return means.pop(""), means, again
 
 
 def agreed(path: Path | None) -> Path | None:

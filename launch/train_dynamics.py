@@ -115,7 +115,7 @@ PRESETS["study"] = replace(
     data=("runs/study/latents/train",),
     length=24,
     model=MODELS["study"].dynamics,
-    loop=replace(PRESETS["laptop"].loop, steps=1500, save_every=500, ema_decay=0.997),
+    loop=replace(PRESETS["laptop"].loop, steps=2000, save_every=500, ema_decay=0.997),
 )
 
 GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}

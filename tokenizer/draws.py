@@ -25,6 +25,7 @@ class Rows:
     ) -> None:
         """`begins_step` is false for the later of several batches that make up a step."""
         self.seed, self.step, self.device, self.begins_step = seed, step, device, begins_step
+        self.repeats = False
         self.numbers: list[int] = list(range(first, first + count))
         self._generators: dict[int, torch.Generator] = {}
 
@@ -35,8 +36,14 @@ class Rows:
         """Some of the rows, in this order; what they draw goes on where the whole stopped."""
         part = Rows(self.seed, self.step, 0, 0, self.device, begins_step=self.begins_step)
         part.numbers = self.numbers[places] if isinstance(places, slice) else [self.numbers[i] for i in places]
-        part._generators = self._generators
+        part._generators, part.repeats = self._generators, self.repeats
         return part
+
+    def again(self) -> "Rows":
+        """For one more update from the batch that the last one was from; what they draw goes on."""
+        same = self[:]
+        same.begins_step, same.repeats = False, True
+        return same
 
     def fill(self, out: Tensor, draw: str, *bounds: int) -> Tensor:
         """Draws every row of `out` in place by the method `draw` of a tensor."""
@@ -69,6 +76,11 @@ def of_rows(draws: Draws, places: slice | Sequence[int]) -> Draws:
 def begins_step(draws: Draws) -> bool:
     """Whether these are of the first batch of a training step."""
     return draws.begins_step if isinstance(draws, Rows) else True
+
+
+def repeats(draws: Draws) -> bool:
+    """Whether the weights have learned from this very batch just now."""
+    return draws.repeats if isinstance(draws, Rows) else False
 
 
 def normal(draws: Draws, shape: Sequence[int]) -> Tensor:

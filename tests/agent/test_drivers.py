@@ -5,10 +5,13 @@ import pytest
 
 pytest.importorskip("Box2D")
 
+from gymnasium.envs.box2d.car_racing import SCALE, WINDOW_H, ZOOM
+
 from agent.collecting import collect_episode
-from agent.drivers import CorrelatedRandomDriver, Driver, RandomDriver, make_driver, mixed_driver
+from agent.drivers import IN_SIGHT, CorrelatedRandomDriver, Driver, RandomDriver, make_driver, mixed_driver
 from agent.envs.car_racing import CarRacingEnvironment
-from agent.scripted_driver import ScriptedDriver, Skill
+from agent.racing_line import racing_line
+from agent.scripted_driver import REACTION, ScriptedDriver, Skill
 
 
 @pytest.fixture
@@ -39,6 +42,27 @@ def test_a_spin_on_the_grass_is_recovered_from(env: CarRacingEnvironment) -> Non
         env.step(np.array([0.4, 0.8, -1]))
     earned = sum(env.step(driver.act(env)).reward for _ in range(100))
     assert earned > 150
+
+
+@pytest.mark.parametrize(("top_speed", "seen"), [(IN_SIGHT, True), (110.0, False)])
+def test_graded_drivers_brake_for_what_the_picture_shows(
+    env: CarRacingEnvironment, top_speed: float, seen: bool
+) -> None:
+    """The plan of the whole track is one that can be made from the stretch ahead of the car that is in the picture."""
+    sight = 0.75 * WINDOW_H / (ZOOM * SCALE)  # the car is a quarter above the lower edge
+    near = sight - top_speed * (REACTION + 1.5 / env.fps)  # a frame until it is seen, half of one until it is acted on
+    for track in range(5_000_000, 5_000_003):
+        env.reset(track)
+        plan, free = (
+            racing_line(env.track_points(), room=3.8, rounds=42, grip=185.0, braking=braking, top_speed=top_speed)
+            for braking in (130.0, 1e12)
+        )
+        place = np.concatenate([[0], np.cumsum(plan.spacing)])
+        ahead = (place[None, :-1] - place[:-1, None]) % place[-1]
+        planned = np.sqrt(free.speeds**2 + 2 * 130.0 * ahead)
+        np.testing.assert_allclose(planned.min(1), plan.speeds)
+        from_sight = np.where(ahead <= near, planned, top_speed).min(1)
+        assert (np.abs(from_sight - plan.speeds).max() < 0.1) == seen
 
 
 @pytest.mark.parametrize("driver", [RandomDriver(), CorrelatedRandomDriver()])

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from agent.agent import Agent, AgentConfig
 from agent.heads import HeadConfig, TwoHot
 from agent.imagination import Dream, Imagination, ImaginationConfig
 from agent.pmpo import far_from_zero, pmpo_loss
+from dynamics.actions import ActionSpace
 from tests.agent.conftest import toy_episodes
 from tests.builders import DYNAMICS, latent_clip, randomised, seeded
+from tokenizer.draws import Rows
 from tokenizer.records import LatentClip
+
+Actor = Literal["pmpo", "dynamics"]
 
 CONFIG = ImaginationConfig(horizon=4, num_steps=1, value_warmup=0)
 
@@ -110,6 +115,30 @@ def test_a_slow_value_follows_at_its_decay_and_without_one_returns_are_of_the_va
             model.value.out_head.bias.fill_(1.0)
         model(contexts, seeded())
         assert torch.allclose(model.slow_value.out_head.bias, torch.tensor(1 - decay))
+
+
+@pytest.mark.parametrize("actor", ["pmpo", "dynamics"])
+def test_what_was_dreamt_is_learned_from_again(monkeypatch: pytest.MonkeyPatch, actor: Actor) -> None:
+    """And through the dynamics once: the gradient is of the policy that dreamt."""
+    dynamics = replace(DYNAMICS, actions=ActionSpace(continuous=("steer", "gas")))
+    heads = HeadConfig(hidden=16, distances=2, action_bins=5)
+    agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=heads)))
+    model = Imagination(replace(CONFIG, actor=actor), agent)
+    contexts = replace(latent_clip(6, 4), actions=torch.rand(6, 4, 2, generator=seeded(4)))
+    dreams: list[Dream] = []
+    dream = model.dream
+    monkeypatch.setattr(model, "dream", lambda *args, **more: dreams.append(dream(*args, **more)) or dreams[-1])
+    rows, optimizer = Rows(0, 1, 0, 6, torch.device("cpu")), sgd(model)
+    for draws, count in ((rows, 1), (rows.again(), 1), (Rows(0, 2, 0, 6, torch.device("cpu")), 2)):
+        before = snapshot(model)
+        loss, _ = model(contexts, draws)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        changed = changed_parameters(model, before)
+        assert len(dreams) == count and any(name.startswith("value") for name in changed)
+        assert bool(changed & all_of(model, "agent.policy")) == (actor == "pmpo" or not draws.repeats)
+    assert model.steps_seen == 2
 
 
 def test_the_policy_that_learns_is_the_one_that_dreams(contexts: LatentClip) -> None:

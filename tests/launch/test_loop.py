@@ -20,6 +20,7 @@ from launch.ema import Ema
 from launch.loop import LoopConfig, train
 from launch.optimizers import learning_rate, make_optimizers
 from tests.launching import accelerate
+from tokenizer.draws import Rows, repeats
 
 HERE = Path(__file__).parent
 
@@ -54,16 +55,18 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("updates", [1, 3])
 def test_a_killed_run_resumes_to_the_same_bits(
-    tmp_path: Path, optimizer: Literal["adamw", "muon"], precision: Literal["fp32", "bf16"]
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], precision: Literal["fp32", "bf16"], updates: int
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    fit(straight, optimizer=optimizer, precision=precision)
+    same: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "updates": updates}
+    fit(straight, **same)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(killed, optimizer=optimizer, precision=precision, die_after=8)
+        fit(killed, **same, die_after=8)
     assert [path.name for path in (killed / "checkpoints").iterdir() if "6" in path.name] == ["step_00000006"]
     assert metrics(killed)[-1]["step"] == 8
-    fit(killed, optimizer=optimizer, precision=precision)
+    fit(killed, **same)
 
     for name in ("model", "ema", "optimizer"):
         files = [load_file(run / "checkpoints" / "step_00000010" / f"{name}.safetensors") for run in (straight, killed)]
@@ -72,6 +75,31 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert [(m["step"], m["loss"], m["grad_norm"]) for m in metrics(straight)] == [
         (m["step"], m["loss"], m["grad_norm"]) for m in metrics(killed)
     ]
+
+
+class Listening(nn.Module):
+    """Notes of each call which batch it was, and what the rows say of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.heard: list[tuple[int, bool, bool]] = []
+
+    def forward(self, batch: Any, generator: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        first = int(batch.frames.sum())
+        self.heard.append((first, generator.begins_step, repeats(generator)))
+        return self.weight.square().sum(), {"calls": torch.tensor(len(self.heard))}
+
+
+def test_several_updates_are_made_from_each_batch_and_the_first_is_logged(tmp_path: Path) -> None:
+    model = Listening()
+    fit(tmp_path, model, steps=2, updates=3)
+    one, two = (int(tiny.clip(index, 4).frames.sum()) for index in (1, 2))
+    step = [(True, False), (False, True), (False, True)]
+    assert model.heard == [(batch, *kind) for batch in (one, two) for kind in step]
+    assert [line["calls"] for line in metrics(tmp_path)] == [1, 4]
+    with pytest.raises(ValueError, match="accumulate=2 and updates=3"):
+        LoopConfig(accumulate=2, updates=3)
 
 
 def test_training_lowers_the_loss_and_says_how_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
