@@ -4,7 +4,6 @@ Axes: b drives, t frames, n latent tokens of a frame, d their channels, a the fl
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,16 +39,6 @@ class Dreamed(NamedTuple):
     actions: Tensor
     rewards: Tensor
     """As the reward head reads them, [b, t]."""
-
-
-def check_can_dream(agent: Agent, run: Path) -> None:
-    """Raises ValueError where an agent has a world model that eroded, or a reward head that learned nothing."""
-    missing = [term for term in ("video", "reward") if term not in agent.config.learns]
-    if missing:
-        raise ValueError(
-            f"the agent in {run} learned {', '.join(agent.config.learns)}, and not {', '.join(missing)}: it cannot "
-            "dream what its actions are paid; give a run that learned them"
-        )
 
 
 def drive_on(envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int) -> Driven:

@@ -26,11 +26,11 @@ from agent.agent import Agent
 from agent.envs.vector import VectorEnv
 from agent.scoring import play
 from agent.seeds import EVALUATION_TRACKS
-from launch.agent_dreams import Dreamed, Driven, carry_out, check_can_dream, compare, dream_on, drive_on
+from launch.agent_dreams import Dreamed, Driven, carry_out, compare, dream_on, drive_on
 from launch.command import main
 from launch.encoding import encode_episode
 from launch.memory import fits
-from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor, newest
+from launch.models import agent_checkpoint, check_can_dream, default_device, for_inference, identity, load_actor, newest
 from launch.open_loop import HORIZONS, decode
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from agent.agent import Agent, AgentConfig
+from agent.agent import TERMS, Agent, AgentConfig
 from agent.controller import Controller, ControllerConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
@@ -138,6 +138,16 @@ def check_actions(expected: ActionSpace, data: DatasetMeta, *, model: Path, othe
         raise ValueError(
             f"the model in {model} acts in {expected}, and {other} in {found}: "
             "give the data that it was trained on, or train it again"
+        )
+
+
+def check_can_dream(agent: Agent, run: Path) -> None:
+    """Raises ValueError where an agent's world model eroded as it was cloned, or where heads of it learned nothing."""
+    missing = [term for term in TERMS if term not in agent.config.learns]
+    if missing:
+        raise ValueError(
+            f"the agent in {run} was cloned without the losses {', '.join(missing)}: it cannot dream; give one that "
+            "was cloned with all of them"
         )
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from agent.agent import TERMS, Agent
 from agent.imagination import Imagination, ImaginationConfig
 from agent.relevance import relevant_clips
 from launch.command import main
 from launch.distributed import parallelism
 from launch.loop import LoopConfig
-from launch.models import check_actions, check_same_tokenizer, for_inference, load_agent
+from launch.models import check_actions, check_can_dream, check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
 from launch.training import Source, run_training
 from launch.watching import TrainAndWatch, Watch
@@ -50,7 +49,8 @@ def train_imagination(config: TrainImagination) -> None:
         world = agent.world.config
         check_same_tokenizer(world.tokenizer, source.meta.tokenizer, model=config.agent, other=config.encoder)
         check_actions(world.actions, source.meta, model=config.agent, other=config.encoder)
-        _check_can_dream(agent, source, config)
+        check_can_dream(agent, config.agent)
+        _check_rewards(source)
         if watch is not None:
             watch.begin(agent.world)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
@@ -60,14 +60,7 @@ def train_imagination(config: TrainImagination) -> None:
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, evaluate=watch)
 
 
-def _check_can_dream(agent: Agent, source: Source, config: TrainImagination) -> None:
-    """Raises ValueError where dreams would not be of a world, or would pay nothing."""
-    missing = [term for term in TERMS if term not in agent.config.learns]
-    if missing:
-        raise ValueError(
-            f"the agent in {config.agent} was cloned without the losses {', '.join(missing)}: it cannot dream; clone "
-            "one with all of them"
-        )
+def _check_rewards(source: Source) -> None:
     if all(sample.reward_sum == 0 for sample in source.dataset.samples):
         raise ValueError(
             f"{source.dataset.name} holds no reward, and imagination has nothing to strive for: cloning works without"

@@ -18,8 +18,9 @@ from agent.envs.base import Arrival
 from agent.envs.registry import make_env
 from agent.envs.vector import VectorEnv
 from dynamics.actions import ActionSpace
-from launch.agent_dreams import carry_out, check_can_dream, compare, drive_on
+from launch.agent_dreams import carry_out, compare, drive_on
 from launch.dream_agent import GAP, PRESETS
+from launch.models import check_can_dream
 from launch.pictures import LABEL_HEIGHT
 from launch.training import open_dataset
 from tests.builders import DYNAMICS
@@ -152,8 +153,8 @@ def test_rewards_that_rise_and_fall_together_correlate() -> None:
 def test_an_agent_without_a_world_model_or_rewards_is_refused(tmp_path: Path) -> None:
     config = AgentConfig(dynamics=DYNAMICS)
     check_can_dream(Agent(config), tmp_path)
-    for learns, lacks in ((("policy",), "video, reward"), (("policy", "video"), "reward")):
-        with pytest.raises(ValueError, match=f"and not {lacks}: it cannot dream"):
+    for learns, lacks in ((("policy",), "video, reward, end"), (("policy", "video"), "reward, end")):
+        with pytest.raises(ValueError, match=f"cloned without the losses {lacks}: it cannot dream"):
             check_can_dream(Agent(replace(config, learns=learns)), tmp_path)
 
 
