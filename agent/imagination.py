@@ -41,6 +41,9 @@ class ImaginationConfig:
     """Advantages below this, as a share of the batch's root mean square, count for neither good nor bad."""
     slow_value: float = 0.0
     """Decay of a slow copy of the value head, which returns are made of; 0 takes the head as it is."""
+    real_value: float = 0.0
+    """Weight of the value's loss on the contexts themselves, real frames and rewards, beside that on dreams. Dreams
+    alone let it drift: their last frames pay what it says of frames like them."""
     value_warmup: int = 50
     """Steps in which only the value head learns: advantages against a fresh one mean nothing."""
 
@@ -50,11 +53,9 @@ class ImaginationConfig:
         for name in ("discount", "decay", "alpha", "slow_value"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not in [0, 1]")
-        if min(self.beta, self.min_advantage, self.value_warmup) < 0:
-            raise ValueError(
-                f"beta={self.beta}, min_advantage={self.min_advantage} and value_warmup={self.value_warmup} must not "
-                "be negative"
-            )
+        for name in ("beta", "min_advantage", "real_value", "value_warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 class Dream(NamedTuple):
@@ -65,6 +66,8 @@ class Dream(NamedTuple):
     reward: Float[Tensor, "b t"]
     goes_on: Float[Tensor, "b t"]
     """Predicted probability that the episode goes on at the frame which the action led to."""
+    context: Float[Tensor, "b c f"]
+    """Features of the frames before it."""
 
     @property
     def counts(self) -> Bool[Tensor, "b t"]:
@@ -122,6 +125,8 @@ class Imagination(nn.Module):
         value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
         returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
         value_loss = self.value_loss(dream.features[:, :-1].detach(), returns.detach(), counts)
+        if c.real_value:
+            value_loss = value_loss + c.real_value * self.real_value_loss(dream.context.detach(), batch)
         log_prob, kl = self.judge_policy(dream)
         advantage = (returns - value[:, :-1]).detach()
         if c.actor == "pmpo":
@@ -152,6 +157,15 @@ class Imagination(nn.Module):
         """Cross-entropy of the lambda-returns (eq. 10)."""
         return mean_where(self.value.loss(self.value(features)[..., 0, :], returns), counts)
 
+    def real_value_loss(self, features: Float[Tensor, "b c f"], batch: LatentClip) -> Float[Tensor, ""]:
+        """The same of real frames and the rewards that came; behind the last frame is what the value says of it."""
+        c = self.config
+        with torch.no_grad():
+            value = self.slow_value.mean(self.slow_value(features)[..., 0, :])
+        rewards, goes_on = batch.rewards[:, 1:].float(), batch.continues[:, 1:].float()
+        returns = lambda_return(rewards, value[:, 1:], goes_on, discount=c.discount, decay=c.decay)
+        return self.value_loss(features[:, :-1], returns, batch.continues[:, :-1])
+
     def judge_policy(self, dream: Dream) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """ln pi of the dreamed actions, and the KL to the prior, at the dream's frames as they are."""
         features, rows = dream.features[:, :-1].detach(), dream.actions.detach().unsqueeze(-2)
@@ -176,7 +190,8 @@ class Imagination(nn.Module):
             differentiable=differentiable,
         )
         draw = self.policy.rsample if differentiable else self.policy.sample
-        features = [agent.features(simulator.reset(context)[:, -1])]
+        seen_before = agent.features(simulator.reset(context))
+        features = [seen_before[:, -1]]
         actions = []
         for _ in range(self.config.horizon):
             actions.append(draw(self.policy(features[-1]), generator))
@@ -184,7 +199,7 @@ class Imagination(nn.Module):
         seen = torch.stack(features, dim=1)
         reward = agent.reward.mean(agent.reward(seen[:, 1:])[..., 0, :])
         goes_on = agent.end(seen[:, 1:])[..., 0].sigmoid()
-        return Dream(seen, torch.stack(actions, dim=1), reward, goes_on)
+        return Dream(seen, torch.stack(actions, dim=1), reward, goes_on, seen_before)
 
     @torch.no_grad()
     def _follow_value(self) -> None:

@@ -173,23 +173,24 @@ def _dataset_rows(config: Study) -> dict[str, Any]:
 
 
 def _kept(config: Study) -> dict[str, Any]:
-    """What is known already. Raises ValueError where it was made by presets that say something else today."""
-    path, recipe = config.run / NUMBERS, _recipe(config)
+    """What is known already. Raises ValueError where its scores are of presets that say something else today."""
+    path, recipe = config.run / NUMBERS, _recipe(config, PAIRED + OTHERS)
     if not path.exists():
         return {"recipe": recipe, "dataset": {}, "random": None, "seeds": {}, "seconds": {}}
     kept = read_json(path)
-    changed = sorted(name for name, mark in recipe.items() if kept["recipe"].get(name) != mark)
+    scored = [name for name in PAIRED + OTHERS if any(name in rows for rows in kept["seeds"].values())]
+    changed = sorted(name for name in _recipe(config, scored) if kept["recipe"].get(name) != recipe[name])
     if changed:
         raise ValueError(
-            f"{path} is of other presets of {', '.join(changed)} than today's: trainings of two recipes make no mean; "
-            "name another folder with --run"
+            f"{path} has scores of other presets of {', '.join(changed)} than today's: trainings of two recipes make "
+            "no mean; name another folder with --run"
         )
-    return kept
+    return {**kept, "recipe": recipe}
 
 
-def _recipe(config: Study) -> dict[str, str]:
-    """A fingerprint of the preset of each command."""
-    stages = [*_shared(config), *_of_seed(config, 0, PAIRED + OTHERS)]
+def _recipe(config: Study, agents: Sequence[Trained]) -> dict[str, str]:
+    """A fingerprint of the preset of each command that the scores of these agents come from."""
+    stages = [*_shared(config), *_of_seed(config, 0, agents)]
     marks = {}
     for stage in stages:
         preset = stage.preset.format(config.preset)

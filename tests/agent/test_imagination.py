@@ -106,6 +106,37 @@ def test_small_advantages_count_for_neither_set_and_their_kl_all_the_same() -> N
     torch.testing.assert_close(loss, torch.tensor(0.5 * -2.0 - 0.5 * -1.0 + 0.1 * 2.5))
 
 
+def test_the_value_also_learns_what_real_frames_were_followed_by(contexts: LatentClip) -> None:
+    """Each of the rewards that came, discounted, and behind the last frame of a clip what the value says of it."""
+    model = make(replace(CONFIG, discount=0.5, decay=1.0, real_value=2.0))
+    with torch.no_grad():
+        model.value.out_head.bias.fill_(0.0)
+    rewards = torch.zeros(6, 4)
+    rewards[:, 1:] = torch.tensor([1.0, 2.0, 4.0])
+    goes_on = torch.ones(6, 4, dtype=torch.bool)
+    goes_on[0, 2:] = False  # an episode that ends: what comes after its end counts for nothing
+    batch = replace(contexts, rewards=rewards, continues=goes_on)
+    features = torch.randn(6, 4, 32, generator=seeded(1))
+    model._follow_value()
+    last = model.value.mean(model.value(features)[..., 0, :])[:, -1].detach()
+    expected = torch.stack([3 + 0.125 * last, 4 + 0.25 * last, 4 + 0.5 * last], dim=1)
+    expected[0, :2] = torch.tensor([1 + 0.5 * 2, 2.0])
+    loss = model.value.loss(model.value(features[:, :-1])[..., 0, :], expected)
+    loss = torch.cat([loss[0, :2], loss[1:].flatten()]).mean()
+    torch.testing.assert_close(model.real_value_loss(features, batch), loss)
+
+    alone = replace(model.config, real_value=0.0)
+    told = {}
+    for config in (model.config, alone):
+        model.config = config
+        told[config.real_value] = model(batch, seeded(3))[1]["value_loss"]
+    dream = model.dream(batch, seeded(3))
+    extra = model.real_value_loss(dream.context, batch)
+    torch.testing.assert_close(told[2.0] - told[0.0], 2 * extra)
+    with pytest.raises(ValueError, match="real_value=-1"):
+        ImaginationConfig(real_value=-1.0)
+
+
 def test_a_slow_value_follows_at_its_decay_and_without_one_returns_are_of_the_value_itself(
     contexts: LatentClip,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("Box2D")
 
 from launch import stages, study
+from launch.run_folder import write_json
 from launch.study_report import summarise
 from tests.launch.conftest import Call
 
@@ -72,8 +74,28 @@ def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
     begun.clear()
     assert call("study", "debug", "--run", run) == 0
     assert begun == []
-    monkeypatch.setattr(study, "_recipe", lambda config: dict.fromkeys(numbers["recipe"], "another"))
+    monkeypatch.setattr(study, "_recipe", lambda config, agents: dict.fromkeys(numbers["recipe"], "another"))
     assert call("study", "debug", "--run", run) == 1
+
+
+def test_another_preset_is_refused_where_there_are_scores_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new preset of imagination leaves scores of cloned agents as they are, and not those of imagined ones."""
+    from launch import train_imagination
+
+    config = replace(study.PRESETS["debug"], run=tmp_path)
+    kept = study._kept(config)
+    kept["seeds"]["0"] = {"cloned": row(1, 3)}
+    write_json(tmp_path / study.NUMBERS, kept)
+    presets = train_imagination.PRESETS
+    changed = replace(presets["debug"], model=replace(presets["debug"].model, horizon=7))
+    monkeypatch.setitem(presets, "debug", changed)
+    renewed = study._kept(config)
+    assert renewed["seeds"]["0"]["cloned"]["mean"] == 2 and renewed["recipe"] != kept["recipe"]
+    write_json(tmp_path / study.NUMBERS, {**kept, "seeds": {"0": {"cloned": row(1, 3), "imagined": row(2, 4)}}})
+    with pytest.raises(ValueError, match="other presets of train_imagination debug than today's"):
+        study._kept(config)
 
 
 def test_every_stage_of_the_study_is_a_command_line_that_is_taken(
