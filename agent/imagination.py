@@ -3,6 +3,7 @@
 Axes: b dreams, t steps of a dream, f features of the heads, a the flat action row.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -109,33 +110,28 @@ class Imagination(nn.Module):
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of policy and value on one dream from each context of the batch.
 
-        Where the batch repeats, its dreams are learned from once more: by PMPO, and by the value, whose returns are
-        made anew. A gradient through the dynamics is of the policy that dreamt, and not taken twice.
+        Where the batch repeats, its dreams are learned from once more by the value alone, of returns made anew: the
+        policy learns from what it has just dreamt (see `learns_once`).
         """
         c = self.config
         if self.training or not c.slow_value:
             self._follow_value()
         if self._dreamt is not None and repeats(generator):
-            dream, fresh = self._dreamt, False
-        else:
-            through = c.actor == "dynamics" and torch.is_grad_enabled()
-            dream, fresh = self.dream(batch, generator, differentiable=through), True
+            value_loss = self._value_losses(self._dreamt, self._returns(self._dreamt)[1], batch)
+            still = sum(0 * p.sum() for p in self.policy.parameters())  # DDP waits for a gradient of each
+            return self.value_rms(value_loss) + still, {"value_loss": value_loss.detach()}
+        dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
         self._dreamt = dream.detached()
         counts = dream.counts
-        value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
-        returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
-        value_loss = self.value_loss(dream.features[:, :-1].detach(), returns.detach(), counts)
-        if c.real_value:
-            value_loss = value_loss + c.real_value * self.real_value_loss(dream.context.detach(), batch)
+        value, returns = self._returns(dream)
+        value_loss = self._value_losses(dream, returns, batch)
         log_prob, kl = self.judge_policy(dream)
         advantage = (returns - value[:, :-1]).detach()
         if c.actor == "pmpo":
             signs = far_from_zero(advantage, counts, c.min_advantage)
             policy_loss = pmpo_loss(log_prob, advantage, kl, counts, signs, alpha=c.alpha, beta=c.beta)
-        elif fresh:
-            policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
         else:
-            policy_loss = 0 * mean_where(kl, counts)
+            policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
         if self.training and begins_step(generator):
             self.steps_seen += 1
         learns = (self.steps_seen > c.value_warmup).float()
@@ -152,6 +148,24 @@ class Imagination(nn.Module):
             "ended_share": 1 - counts[:, -1].float().mean(),
         }
         return learns * policy_loss + self.value_rms(value_loss), metrics
+
+    def learns_once(self) -> Iterator[nn.Parameter]:
+        """What a step updates once, however often it learns from its batch."""
+        return self.policy.parameters()
+
+    def _returns(self, dream: Dream) -> tuple[Tensor, Tensor]:
+        """Values of a dream's frames, [b, t+1], and lambda-returns, [b, t]."""
+        c = self.config
+        value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
+        returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
+        return value, returns
+
+    def _value_losses(self, dream: Dream, returns: Tensor, batch: LatentClip) -> Float[Tensor, ""]:
+        """On dreams, and on the contexts if these count."""
+        loss = self.value_loss(dream.features[:, :-1].detach(), returns.detach(), dream.counts)
+        if self.config.real_value:
+            loss = loss + self.config.real_value * self.real_value_loss(dream.context.detach(), batch)
+        return loss
 
     def value_loss(self, features: Tensor, returns: Tensor, counts: Tensor) -> Float[Tensor, ""]:
         """Cross-entropy of the lambda-returns (eq. 10)."""

@@ -40,6 +40,13 @@ class Stream(Protocol):
         """A sentence where it can go on, but not as a straight run would have."""
 
 
+@runtime_checkable
+class LearnsOnce(Protocol):
+    """A model of which some parameters learn from the first update of each batch alone."""
+
+    def learns_once(self) -> Iterator[nn.Parameter]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig(OptimizerConfig):
     """In a command's config it is `loop: Annotated[LoopConfig, tyro.conf.arg(name="")]`, so that `--steps` sets it."""
@@ -128,7 +135,8 @@ def train(
             engine.set_learning_rate(rate)
             parts: Iterable[Part] = _parts(accelerator, batches, step, config, report)
             told: dict[str, Tensor] = {}
-            for _ in range(config.updates):
+            once = list(model.learns_once()) if isinstance(model, LearnsOnce) else []
+            for number in range(config.updates):
                 loss, metrics, parts = _gradient(engine, parts, config)
                 norm = engine.clip(config.grad_clip)
                 metrics = {"loss": loss, **metrics, "grad_norm": norm}
@@ -136,6 +144,8 @@ def train(
                 if not finite:
                     saver.finish()
                     raise ValueError(describe_non_finite(run, step, metrics))
+                for parameter in once if number else ():
+                    parameter.grad = None  # which an optimizer passes over
                 engine.step()
                 told = told or metrics  # of the first update: as of a batch that is new
             ema.update(model, step)

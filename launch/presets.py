@@ -102,8 +102,11 @@ MODELS: dict[str, ModelPreset] = {
     "study": replace(
         _LAPTOP,
         dynamics=DynamicsConfig(num_tokens=8, num_registers=2, transformer=_STUDY_TRANSFORMER),
-        agent=AgentConfig(temperature=0.25, false_actions=1.0),  # see agent/EXPERIMENTS.md
-        imagination=ImaginationConfig(num_steps=2, discount=0.95, value_warmup=40),
+        # See agent/EXPERIMENTS.md for these two.
+        agent=AgentConfig(temperature=0.25, false_actions=1.0),
+        imagination=ImaginationConfig(
+            horizon=12, num_steps=1, discount=0.95, decay=0.8, min_advantage=0.3, real_value=1.0, value_warmup=20
+        ),
         dynamics_clips=Clips(8, 24),
     ),
     # What other implementations of these models were timed at.

@@ -103,11 +103,10 @@ PRESETS["study"] = replace(
     run=Path("runs/study/imagination"),
     data=("runs/study/latents/train",),
     agent=Path("runs/study/agent"),
-    batch_size=32,
-    length=16,
+    batch_size=48,
     evaluate_every=50,
     model=MODELS["study"].imagination,
-    loop=replace(PRESETS["laptop"].loop, steps=200, save_every=50, learning_rate=5e-4),
+    loop=replace(PRESETS["laptop"].loop, steps=100, save_every=50, learning_rate=3e-4, updates=16),
 )
 PRESETS["debug_v1"] = replace(
     PRESETS["debug"],
@@ -118,7 +117,8 @@ PRESETS["study_v1"] = replace(
     PRESETS["study"],
     run=Path("runs/study/dreamer_v1"),
     batch_size=16,
-    model=replace(PRESETS["study"].model, actor="dynamics", horizon=10, num_steps=1),
+    model=replace(PRESETS["study"].model, actor="dynamics", horizon=10),
+    loop=replace(PRESETS["study"].loop, steps=200),
 )
 
 GIVEN = {ImaginationConfig: ["agent"]}

@@ -1,8 +1,11 @@
 """Imagination training: who learns, what a dream counts for, and that the policy follows the reward."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from typing import Literal
+from itertools import pairwise, repeat
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from agent.heads import HeadConfig, TwoHot
 from agent.imagination import Dream, Imagination, ImaginationConfig
 from agent.pmpo import far_from_zero, pmpo_loss
 from dynamics.actions import ActionSpace
+from launch.distributed import make_accelerator
+from launch.loop import LoopConfig, train
 from tests.agent.conftest import toy_episodes
 from tests.builders import DYNAMICS, latent_clip, randomised, seeded
 from tokenizer.draws import Rows
@@ -149,27 +154,50 @@ def test_a_slow_value_follows_at_its_decay_and_without_one_returns_are_of_the_va
 
 
 @pytest.mark.parametrize("actor", ["pmpo", "dynamics"])
-def test_what_was_dreamt_is_learned_from_again(monkeypatch: pytest.MonkeyPatch, actor: Actor) -> None:
-    """And through the dynamics once: the gradient is of the policy that dreamt."""
+def test_the_value_learns_again_from_what_was_dreamt_and_the_policy_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, actor: Actor
+) -> None:
+    """With momentum of its own the policy would go on in each update."""
     dynamics = replace(DYNAMICS, actions=ActionSpace(continuous=("steer", "gas")))
     heads = HeadConfig(hidden=16, distances=2, action_bins=5)
     agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=heads)))
     model = Imagination(replace(CONFIG, actor=actor), agent)
     contexts = replace(latent_clip(6, 4), actions=torch.rand(6, 4, 2, generator=seeded(4)))
     dreams: list[Dream] = []
-    dream = model.dream
+    kept: list[dict[str, Tensor]] = []
+    dream, forward = model.dream, model.forward
+
+    def noted(batch: LatentClip, draws: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        kept.append(snapshot(model))
+        return forward(batch, draws)
+
     monkeypatch.setattr(model, "dream", lambda *args, **more: dreams.append(dream(*args, **more)) or dreams[-1])
-    rows, optimizer = Rows(0, 1, 0, 6, torch.device("cpu")), sgd(model)
-    for draws, count in ((rows, 1), (rows.again(), 1), (Rows(0, 2, 0, 6, torch.device("cpu")), 2)):
-        before = snapshot(model)
-        loss, _ = model(contexts, draws)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        changed = changed_parameters(model, before)
-        assert len(dreams) == count and any(name.startswith("value") for name in changed)
-        assert bool(changed & all_of(model, "agent.policy")) == (actor == "pmpo" or not draws.repeats)
-    assert model.steps_seen == 2
+    monkeypatch.setattr(model, "forward", noted)
+    config = LoopConfig(steps=2, updates=3, ema_decay=0.0, warmup_steps=0, log_every=1)
+    stream = Repeated(contexts)
+    train(model, stream, config, tmp_path, accelerator=make_accelerator("fp32", tmp_path))
+    kept.append(snapshot(model))
+    assert len(dreams) == 2 and model.steps_seen == 2
+    for number, (before, after) in enumerate(pairwise(kept)):
+        changed = {name for name in after if not torch.equal(after[name], before[name])}
+        assert any(name.startswith("value") for name in changed)
+        assert bool(changed & all_of(model, "agent.policy")) == (number % 3 == 0)
+
+
+class Repeated:
+    """A stream of one batch."""
+
+    def __init__(self, batch: LatentClip) -> None:
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[LatentClip]:
+        return repeat(self.batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def test_the_policy_that_learns_is_the_one_that_dreams(contexts: LatentClip) -> None:
