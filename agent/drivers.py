@@ -122,7 +122,8 @@ def graded_driver(rng: np.random.Generator) -> Driver:
     if kind < 0.1:
         return CorrelatedRandomDriver()
     careful = rng.random() < 0.25
-    return ScriptedDriver(Skill(pace=rng.uniform(0.3, 1), top_speed=IN_SIGHT, **_faults(rng, careful)))
+    pace, stops = rng.uniform(0.3, 1), rng.uniform(0, 4)  # the best stop, too: what is cloned must show how to go on
+    return ScriptedDriver(Skill(pace=pace, top_speed=IN_SIGHT, stops_per_minute=stops, **_faults(rng, careful)))
 
 
 def cruising_driver(rng: np.random.Generator) -> Driver:

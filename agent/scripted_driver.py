@@ -27,6 +27,8 @@ REACTION = 0.07  # seconds until gas and brake take effect, beside half a step
 GAS_CUT = 0.5  # share of the gas to give up per radian of wheel: driven wheels that slip spin the car
 SPIN_STEER = 0.2  # radians of the wheel against each radian per second of a spin
 OFF_ROAD = 9.0  # units of length from the line: on grass for certain, which grips little
+STOP = (-1.0, 0.2)  # gas and brake: as firmly as this driver ever brakes, so that the wheels do not lock
+STOP_SECONDS = (0.8, 2.5)  # of which half a second passes before the car stands
 LOST = 30.0  # units of length from the line beyond which the nearest stretch of road is looked for everywhere
 
 
@@ -44,6 +46,8 @@ class Skill:
     """Spells of a random action."""
     lapse_seconds: float = 0.4
     """Mean length of such a spell."""
+    stops_per_minute: float = 0.0
+    """Spells of braking while it steers on, of `STOP_SECONDS`: the car comes to stand, and then is driven on."""
     room: float = 3.8
     """How far from the middle of the road it may cut corners, in units of length."""
     top_speed: float = 150.0
@@ -52,8 +56,9 @@ class Skill:
     def __post_init__(self) -> None:
         if not 0 < self.pace <= 1.5:
             raise ValueError(f"pace={self.pace}, allowed: above 0, up to 1.5")
-        if min(self.noise, self.lapses_per_minute) < 0 or min(self.noise_seconds, self.lapse_seconds) <= 0:
-            raise ValueError(f"noise and lapses cannot be negative, nor their seconds zero: {self}")
+        seconds = min(self.noise_seconds, self.lapse_seconds)
+        if min(self.noise, self.lapses_per_minute, self.stops_per_minute) < 0 or seconds <= 0:
+            raise ValueError(f"noise, lapses and stops cannot be negative, nor their seconds zero: {self}")
 
 
 @runtime_checkable
@@ -76,7 +81,7 @@ class ScriptedDriver:
         self._line: RacingLine | None = None
         self._nearest = 0
         self._lean = 0.0
-        self._lapse_left = 0
+        self._lapse_left = self._stop_left = 0
         self._lapse_row = np.zeros(3, dtype=np.float32)
 
     def act(self, env: Environment) -> Row:
@@ -128,7 +133,16 @@ class ScriptedDriver:
             self._lapse_left -= 1
             return self._lapse_row.copy()
         row[0] = np.clip(row[0] + self._lean, -1, 1)
+        if self._stops(seconds):
+            row[1:] = STOP
         return row
+
+    def _stops(self, seconds: float) -> bool:
+        chance = self.skill.stops_per_minute / 60 * seconds
+        if chance and not self._stop_left and self._rng.random() < chance:
+            self._stop_left = round(self._rng.uniform(*STOP_SECONDS) / seconds)
+        self._stop_left = max(0, self._stop_left - 1)
+        return self._stop_left > 0
 
 
 def _spins(car: Any) -> bool:

@@ -32,6 +32,18 @@ def test_noise_and_lapses_cost_but_do_not_end_the_drive(env: CarRacingEnvironmen
     assert 300 < np.mean(clumsy) < 800
 
 
+def test_a_driver_who_stops_stands_and_drives_on(env: CarRacingEnvironment) -> None:
+    driver = ScriptedDriver(Skill(stops_per_minute=15.0))
+    driver.reset(np.random.default_rng(1))
+    env.reset(5_000_000)
+    speeds = []
+    for _ in range(180):
+        env.step(driver.act(env))
+        speeds.append(float(np.hypot(*env.car_state().velocity)))
+    stands = [t for t in range(20, 140) if speeds[t] < 0.5]
+    assert stands and all(max(speeds[t : t + 40]) > 25 for t in stands)
+
+
 def test_a_spin_on_the_grass_is_recovered_from(env: CarRacingEnvironment) -> None:
     """Full throttle in a spin turned the car in circles for the rest of the episode."""
     driver = ScriptedDriver()
