@@ -117,13 +117,15 @@ class Imagination(nn.Module):
         if self.training or not c.slow_value:
             self._follow_value()
         if self._dreamt is not None and repeats(generator):
-            value_loss = self._value_losses(self._dreamt, self._returns(self._dreamt)[1], batch)
+            dream = self._dreamt
+            _, returns = self._returns(dream.features, dream.reward, dream.goes_on)
+            value_loss = self._value_losses(dream, returns, batch)
             still = sum(0 * p.sum() for p in self.policy.parameters())  # DDP waits for a gradient of each
             return self.value_rms(value_loss) + still, {"value_loss": value_loss.detach()}
         dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
         self._dreamt = dream.detached()
         counts = dream.counts
-        value, returns = self._returns(dream)
+        value, returns = self._returns(dream.features, dream.reward, dream.goes_on)
         value_loss = self._value_losses(dream, returns, batch)
         log_prob, kl = self.judge_policy(dream)
         advantage = (returns - value[:, :-1]).detach()
@@ -153,12 +155,11 @@ class Imagination(nn.Module):
         """What a step updates once, however often it learns from its batch."""
         return self.policy.parameters()
 
-    def _returns(self, dream: Dream) -> tuple[Tensor, Tensor]:
-        """Values of a dream's frames, [b, t+1], and lambda-returns, [b, t]."""
+    def _returns(self, features: Tensor, reward: Tensor, goes_on: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of frames, [b, t+1], and the lambda-returns, [b, t], of what came with all but the first of them."""
         c = self.config
-        value = self.slow_value.mean(self.slow_value(dream.features)[..., 0, :])
-        returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
-        return value, returns
+        value = self.slow_value.mean(self.slow_value(features)[..., 0, :])
+        return value, lambda_return(reward, value[:, 1:], goes_on, discount=c.discount, decay=c.decay)
 
     def _value_losses(self, dream: Dream, returns: Tensor, batch: LatentClip) -> Float[Tensor, ""]:
         """On dreams, and on the contexts if these count."""
@@ -173,11 +174,7 @@ class Imagination(nn.Module):
 
     def real_value_loss(self, features: Float[Tensor, "b c f"], batch: LatentClip) -> Float[Tensor, ""]:
         """The same of real frames and the rewards that came; behind the last frame is what the value says of it."""
-        c = self.config
-        with torch.no_grad():
-            value = self.slow_value.mean(self.slow_value(features)[..., 0, :])
-        rewards, goes_on = batch.rewards[:, 1:].float(), batch.continues[:, 1:].float()
-        returns = lambda_return(rewards, value[:, 1:], goes_on, discount=c.discount, decay=c.decay)
+        _, returns = self._returns(features, batch.rewards[:, 1:].float(), batch.continues[:, 1:].float())
         return self.value_loss(features[:, :-1], returns, batch.continues[:, :-1])
 
     def judge_policy(self, dream: Dream) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:

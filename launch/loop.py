@@ -125,6 +125,7 @@ def train(
         accelerator.print(f"already done: {run} is at step {start.step} of {config.steps}; raise --steps to go on")
         return
     batches = iter(stream)
+    once = list(model.learns_once()) if isinstance(model, LearnsOnce) else []
     report = Report(run, accelerator, first_step=start.step + 1, last_step=config.steps, seconds=start.seconds)
     with report, Interrupts() as interrupts, Saver(run, config.keep) as saver:
         report.say(f"{'resuming' if start.step else 'starting'} at step {start.step + 1} of {config.steps} in {run}")
@@ -135,7 +136,6 @@ def train(
             engine.set_learning_rate(rate)
             parts: Iterable[Part] = _parts(accelerator, batches, step, config, report)
             told: dict[str, Tensor] = {}
-            once = list(model.learns_once()) if isinstance(model, LearnsOnce) else []
             for number in range(config.updates):
                 loss, metrics, parts = _gradient(engine, parts, config)
                 norm = engine.clip(config.grad_clip)
