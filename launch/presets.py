@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from agent.agent import AgentConfig
+from agent.envs.minecraft_actions import MINECRAFT
 from agent.heads import HeadConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
@@ -53,15 +54,6 @@ _BASE_STACK = _tokenizer_stack(dim=512, depth=8, heads=8, hidden=1024, window=96
 _DREAMER4_STACK = _tokenizer_stack(dim=1024, depth=12, heads=16, hidden=4096, window=192)
 
 CAR_RACING = ActionSpace(continuous=("steering", "gas", "brake"))
-MINECRAFT = ActionSpace(
-    categorical=(("camera", 121),),
-    binary=(
-        *("attack", "back", "drop", "escape", "forward", "inventory", "jump", "left", "pick_item", "right"),
-        *("sneak", "sprint", "swap_hands", "use"),
-        *(f"hotbar_{slot}" for slot in range(1, 10)),
-    ),
-)
-"""23 keys, and the mouse on a grid of 11 x 11 movements."""
 
 _LAPTOP = ModelPreset(
     tokenizer=TokenizerConfig(encoder=_LAPTOP_STACK, decoder=_LAPTOP_STACK),
