@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent
-from agent.imagination import Dream, Imagination
-from agent.pmpo import lambda_return, mean_where
+from agent.dreaming import Dream
+from agent.imagination import Imagination
+from agent.pmpo import mean_where
 from dynamics.shortcut import corrupt
 from dynamics.world_model import WorldModel
 from tokenizer.draws import Draws, normal
@@ -110,10 +111,9 @@ def head_measures(agent: Agent, clips: LatentClip, generator: Draws) -> Measures
 @torch.no_grad()
 def dream_measures(model: Imagination, contexts: LatentClip, best_reward: float, generator: Draws) -> Measures:
     """Of dreams by the policy as it is; `best_reward` is the most that the game paid a frame in any real episode."""
-    c, dream = model.config, model.dream(contexts, generator)
+    dream = model.dream(contexts, generator)
     counts = dream.counts
-    value = model.value.mean(model.value(dream.features)[..., 0, :])
-    returns = lambda_return(dream.reward, value[:, 1:], dream.goes_on, discount=c.discount, decay=c.decay)
+    value, returns = model.returns(dream.features, dream.reward, dream.goes_on)
     advantage = returns - value[:, :-1]
     _, kl = model.judge_policy(dream)
     spread = float(mean_where(returns.abs(), counts))

@@ -191,7 +191,9 @@ class PolicyHead(nn.Module):
         for weight in self.out_heads:
             weight.div_(temperature)
 
-    def rsample(self, hidden: Float[Tensor, "b h"], generator: Draws) -> Float[Tensor, "b a"]:
+    def rsample(
+        self, hidden: Float[Tensor, "b h"], generator: Draws, *, temperature: float = 1.0
+    ) -> Float[Tensor, "b a"]:
         """Draws the next action so that gradients flow from it to the distribution; for continuous parts alone.
 
         A value is where the distribution function, straight within each bin, takes the drawn chance: the exact pathwise
@@ -202,7 +204,7 @@ class PolicyHead(nn.Module):
         context = hidden.float().unsqueeze(-2)
         values: list[Tensor] = []
         for i in range(len(self.classes)):
-            chances = self._part(context, i, 1)[..., 0, :].exp()
+            chances = (self._part(context, i, 1)[..., 0, :] / temperature).softmax(-1)
             values.append(quantile(chances, self.bins, uniform(generator, (len(chances),))))
             if i < len(self.context_embed):
                 context = context + self.context_embed[i](twohot(values[-1], self.bins)).unsqueeze(-2)

@@ -6,16 +6,16 @@ Axes: b dreams, t steps of a dream, f features of the heads, a the flat action r
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from agent.agent import Agent, AgentConfig
+from agent.dreaming import Dream, dream
 from agent.heads import TwoHot
 from agent.pmpo import far_from_zero, lambda_return, mean_where, pmpo_loss
-from dynamics.simulator import Simulator
 from tokenizer.draws import Draws, begins_step, repeats
 from tokenizer.losses import RunningRMS
 from tokenizer.records import LatentClip
@@ -59,28 +59,6 @@ class ImaginationConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
-class Dream(NamedTuple):
-    """A batch of rollouts."""
-
-    features: Float[Tensor, "b t+1 f"]
-    actions: Float[Tensor, "b t a"]
-    reward: Float[Tensor, "b t"]
-    goes_on: Float[Tensor, "b t"]
-    """Predicted probability that the episode goes on at the frame which the action led to."""
-    context: Float[Tensor, "b c f"]
-    """Features of the frames before it."""
-
-    @property
-    def counts(self) -> Bool[Tensor, "b t"]:
-        """A step counts while the dream has not ended before it."""
-        before = torch.cat([torch.ones_like(self.goes_on[:, :1]), self.goes_on[:, :-1]], dim=1)
-        return before.gt(0.5).cumprod(1).bool()
-
-    def detached(self) -> "Dream":
-        """What was dreamt, without how."""
-        return Dream(*(part.detach() for part in self))
-
-
 class Imagination(nn.Module):
     """A finetuned agent with a value head and a frozen copy of its policy as behavioural prior."""
 
@@ -118,14 +96,14 @@ class Imagination(nn.Module):
             self._follow_value()
         if self._dreamt is not None and repeats(generator):
             dream = self._dreamt
-            _, returns = self._returns(dream.features, dream.reward, dream.goes_on)
+            _, returns = self.returns(dream.features, dream.reward, dream.goes_on)
             value_loss = self._value_losses(dream, returns, batch)
             still = sum(0 * p.sum() for p in self.policy.parameters())  # DDP waits for a gradient of each
             return self.value_rms(value_loss) + still, {"value_loss": value_loss.detach()}
         dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
         self._dreamt = dream.detached()
         counts = dream.counts
-        value, returns = self._returns(dream.features, dream.reward, dream.goes_on)
+        value, returns = self.returns(dream.features, dream.reward, dream.goes_on)
         value_loss = self._value_losses(dream, returns, batch)
         log_prob, kl = self.judge_policy(dream)
         advantage = (returns - value[:, :-1]).detach()
@@ -155,7 +133,7 @@ class Imagination(nn.Module):
         """What a step updates once, however often it learns from its batch."""
         return self.policy.parameters()
 
-    def _returns(self, features: Tensor, reward: Tensor, goes_on: Tensor) -> tuple[Tensor, Tensor]:
+    def returns(self, features: Tensor, reward: Tensor, goes_on: Tensor) -> tuple[Tensor, Tensor]:
         """Values of frames, [b, t+1], and the lambda-returns, [b, t], of what came with all but the first of them."""
         c = self.config
         value = self.slow_value.mean(self.slow_value(features)[..., 0, :])
@@ -174,7 +152,7 @@ class Imagination(nn.Module):
 
     def real_value_loss(self, features: Float[Tensor, "b c f"], batch: LatentClip) -> Float[Tensor, ""]:
         """The same of real frames and the rewards that came; behind the last frame is what the value says of it."""
-        _, returns = self._returns(features, batch.rewards[:, 1:].float(), batch.continues[:, 1:].float())
+        _, returns = self.returns(features, batch.rewards[:, 1:].float(), batch.continues[:, 1:].float())
         return self.value_loss(features[:, :-1], returns, batch.continues[:, :-1])
 
     def judge_policy(self, dream: Dream) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
@@ -187,30 +165,11 @@ class Imagination(nn.Module):
         return self.policy.log_prob(hidden, rows)[..., 0], kl
 
     def dream(self, context: LatentClip, generator: Draws, *, differentiable: bool = False) -> Dream:
-        """Rolls the policy out from each context; `differentiable`, gradients flow through actions and dynamics."""
-        with torch.set_grad_enabled(differentiable):
-            return self._dream(context, generator, differentiable)
-
-    def _dream(self, context: LatentClip, generator: Draws, differentiable: bool) -> Dream:
-        agent = self.agent
-        simulator = Simulator(
-            agent.world,
-            agent_tokens=agent.tokens(context.task),
-            num_steps=self.config.num_steps,
-            generator=generator,
-            differentiable=differentiable,
+        """One from each context."""
+        c = self.config
+        return dream(
+            self.agent, context, c.horizon, num_steps=c.num_steps, generator=generator, differentiable=differentiable
         )
-        draw = self.policy.rsample if differentiable else self.policy.sample
-        seen_before = agent.features(simulator.reset(context))
-        features = [seen_before[:, -1]]
-        actions = []
-        for _ in range(self.config.horizon):
-            actions.append(draw(self.policy(features[-1]), generator))
-            features.append(agent.features(simulator.step(actions[-1]).agent_output))
-        seen = torch.stack(features, dim=1)
-        reward = agent.reward.mean(agent.reward(seen[:, 1:])[..., 0, :])
-        goes_on = agent.end(seen[:, 1:])[..., 0].sigmoid()
-        return Dream(seen, torch.stack(actions, dim=1), reward, goes_on, seen_before)
 
     @torch.no_grad()
     def _follow_value(self) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from agent.acting import Policy
 from agent.agent import Agent
+from agent.dreaming import Dream, dream
 from agent.envs.base import Arrival
 from agent.envs.vector import VectorEnv
-from dynamics.simulator import Simulator
 from tokenizer.draws import Draws
 from tokenizer.records import LatentClip
 
@@ -31,14 +31,6 @@ class Driven(NamedTuple):
     rewards: NDArray[np.float64]
     lengths: list[int]
     """Frames of each until its episode ended, that of the end counted: those after it stand still."""
-
-
-class Dreamed(NamedTuple):
-    latents: Tensor
-    """[b, t, n, d], without the context's."""
-    actions: Tensor
-    rewards: Tensor
-    """As the reward head reads them, [b, t]."""
 
 
 def drive_on(envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int) -> Driven:
@@ -58,32 +50,18 @@ def carry_out(envs: VectorEnv, actions: Float[Tensor, "b t a"]) -> Driven:
     return _driven([envs.step(rows) for rows in actions.float().cpu().numpy().swapaxes(0, 1)])
 
 
-@torch.no_grad()
-def dream_on(
-    agent: Agent, context: Driven, latents: Float[Tensor, "b t n d"], horizon: int, generator: Draws
-) -> Dreamed:
-    """Goes on from the context by the agent's own policy, told its first task as in the drive."""
-    device = agent.token_embed.device
-    count, frames = context.labeled.shape
-    task = torch.zeros(count, dtype=torch.int64, device=device)
-    clip = LatentClip(
+def dream_on(agent: Agent, driven: Driven, latents: Float[Tensor, "b t n d"], horizon: int, generator: Draws) -> Dream:
+    """Goes on from where it was driven to by the agent's own policy, told its first task as in the drive."""
+    context = LatentClip(
         latents=latents.float(),
-        actions=torch.from_numpy(context.actions),
-        labeled=torch.from_numpy(context.labeled),
-        rewards=torch.from_numpy(context.rewards).float(),
-        continues=torch.ones(count, frames, dtype=torch.bool),
-        is_first=torch.from_numpy(~context.labeled),
-        task=task,
-    ).to(device)
-    simulator = Simulator(agent.world, agent_tokens=agent.tokens(task), generator=generator)
-    hidden = agent.features(simulator.reset(clip)[:, -1])
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(horizon):
-        action = agent.policy.sample(agent.policy(hidden), generator, temperature=agent.config.temperature)
-        moment = simulator.step(action)
-        hidden = agent.features(moment.agent_output)
-        found.append((moment.latents, action, agent.reward.mean(agent.reward(hidden)[..., 0, :])))
-    return Dreamed(*(torch.stack(parts, dim=1) for parts in zip(*found, strict=True)))
+        actions=torch.from_numpy(driven.actions),
+        labeled=torch.from_numpy(driven.labeled),
+        rewards=torch.from_numpy(driven.rewards).float(),
+        continues=torch.ones(driven.labeled.shape, dtype=torch.bool),
+        is_first=torch.from_numpy(~driven.labeled),
+        task=torch.zeros(len(driven.labeled), dtype=torch.int64),
+    )
+    return dream(agent, context.to(agent.token_embed.device), horizon, generator=generator)
 
 
 def compare(dreamed: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str, Any]:

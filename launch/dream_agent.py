@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from agent.acting import AgentPolicy
 from agent.agent import Agent
+from agent.dreaming import Dream
 from agent.envs.vector import VectorEnv
 from agent.scoring import play
 from agent.seeds import EVALUATION_TRACKS
-from launch.agent_dreams import Dreamed, Driven, carry_out, compare, dream_on, drive_on
+from launch.agent_dreams import Driven, carry_out, compare, dream_on, drive_on
 from launch.command import main
 from launch.encoding import encode_episode
 from launch.memory import fits
@@ -111,7 +112,7 @@ def drive(config: DreamAgent, meta: DatasetMeta, tokenizer: Tokenizer, agents: M
 
 def dream(
     config: DreamAgent, meta: DatasetMeta, tokenizer: Tokenizer, agent: Agent
-) -> tuple[Tensor, Driven, Dreamed, Driven]:
+) -> tuple[Tensor, Driven, Dream, Driven]:
     """The dreams' pixels [b, t, c, h, w], the drives before them, the dreams, and their actions in the game."""
     with _envs(meta, config.starts) as envs:
         policy = AgentPolicy(tokenizer, agent)
@@ -124,11 +125,11 @@ def dream(
 
 
 def report(
-    config: DreamAgent, meta: DatasetMeta, pixels: Tensor, context: Driven, dreamed: Dreamed, real: Driven
+    config: DreamAgent, meta: DatasetMeta, pixels: Tensor, context: Driven, dreamed: Dream, real: Driven
 ) -> None:
     """Table, videos, strip and numbers."""
     frames = to_float(torch.from_numpy(real.frames))
-    quality, rewards = psnr(pixels, frames).numpy(), dreamed.rewards.double().cpu().numpy()
+    quality, rewards = psnr(pixels, frames).numpy(), dreamed.reward.double().cpu().numpy()
     chosen, rows = dreamed.actions.float().cpu(), []
     for i, (track, lived) in enumerate(zip(config.tracks, real.lengths, strict=True)):
         paid = compare(rewards[i], real.rewards[i, :lived])

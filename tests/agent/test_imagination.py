@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from agent.agent import Agent, AgentConfig
+from agent.dreaming import Dream
 from agent.heads import HeadConfig, TwoHot
-from agent.imagination import Dream, Imagination, ImaginationConfig
+from agent.imagination import Imagination, ImaginationConfig
 from agent.pmpo import far_from_zero, pmpo_loss
 from dynamics.actions import ActionSpace
 from launch.distributed import make_accelerator
