@@ -214,7 +214,7 @@ def _encode_sample(tokenizer: Tokenizer | VAE, order: ShardOrder, index: int, te
     """What goes into the latent shard; of a long episode only its latents, in 16 bits, are held as a whole."""
     sample, encoder = order.video.samples[index], EpisodeEncoder(tokenizer, order.frames_at_once)
     latents = np.empty((sample.length, *order.meta.item_shape), np.float16)
-    others: dict[str, list[Tensor]] = {name: [] for name in ("actions", "labeled", "rewards", "continues")}
+    others: dict[str, list[Tensor]] = {name: [] for name in ("actions", "labeled", "continues")}
     for start in range(0, sample.length, FRAMES_READ):
         clip = order.video.read_window(index, start, min(FRAMES_READ, sample.length - start))
         assert isinstance(clip, EpisodeClip)
@@ -226,7 +226,15 @@ def _encode_sample(tokenizer: Tokenizer | VAE, order: ShardOrder, index: int, te
     whole = {name: torch.cat(pieces).numpy() for name, pieces in others.items()}
     if not whole["labeled"].any():
         del whole["actions"], whole["labeled"]
-    return {"key": sample.key, "latents": latents, "task": sample.task, "start": sample.start, **whole}
+    rewards = order.video.read_rewards(index)
+    return {
+        "key": sample.key,
+        "latents": latents,
+        "rewards": rewards,
+        "task": sample.task,
+        "start": sample.start,
+        **whole,
+    }
 
 
 def _reopen(order: ShardOrder) -> None:

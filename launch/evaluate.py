@@ -132,7 +132,7 @@ def _short(config: Evaluate, first: str) -> Evaluate:
 def _returns(dataset: Dataset, task: str) -> list[float]:
     """Of the episodes of one task."""
     number = number_of(task, dataset.meta.tasks, dataset.name)
-    returns = [sample.reward_sum for sample in dataset.samples if sample.task == number]
+    returns = [sample.reward_sum for sample in dataset.each_task().samples if sample.task == number]
     if not returns:
         raise ValueError(f"{dataset.name} holds no episode of task {dataset.meta.tasks[number]!r}")
     return returns

@@ -83,7 +83,7 @@ class Watch:
         """
         assert config.watched is not None
         self.config, self.score = config, score
-        self.dataset = open_dataset(config.watched, "latents")
+        self.dataset = open_dataset(config.watched, "latents").each_task()
         self.clips, self.cloned = self._windows(self.dataset), self._windows(relevant(self.dataset))
         self.best_reward = max(sample.reward_sum / sample.length for sample in self.dataset.samples)
         self._path = config.run / "alarms.json"

@@ -3,7 +3,7 @@
 shard-000000.tar    samples, one after another; a sample is a clip of one episode, and its members are
     KEY.frames.npy      uint8 [t, c, h, w]; or KEY.frames.mp4; or KEY.latents.npy float16/float32 [t, n, d]
     KEY.actions.npy     float32 [t, a], with KEY.labeled.npy bool [t]; both absent where no action is known
-    KEY.rewards.npy     float32 [t]
+    KEY.rewards.npy     float32 [t]; or [t, k] of what each of the dataset's k tasks pays
     KEY.continues.npy   bool [t]
     KEY.meta.json       environment, task, fps, action space, source, length, start, extras
 shard-000000.json   where each member lies in the tar, with its crc32; the tar's sha256
@@ -15,6 +15,9 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 FORMAT = "reverie-clips"
 VERSION = 1
@@ -52,9 +55,12 @@ class SampleEntry:
     """Number of the first frame in its episode."""
     task: int
     reward_sum: float
+    """Of its task."""
     item_shape: tuple[int, ...]
     """Shape of one frame [c, h, w] or of one frame's latents [n, d]."""
     members: dict[str, Member]
+    reward_sums: tuple[float, ...] = ()
+    """Of each of the dataset's tasks, where the rewards are of all of them."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "members": {name: list(member) for name, member in self.members.items()}}
@@ -63,7 +69,8 @@ class SampleEntry:
     def from_json(cls, data: dict[str, Any], **more: Any) -> Self:
         """With `more` of what a subclass has beside it."""
         members = {name: Member(*member) for name, member in data["members"].items()}
-        return cls(**{**data, **more, "item_shape": tuple(data["item_shape"]), "members": members})
+        arrays = {name: tuple(data.get(name, ())) for name in ("item_shape", "reward_sums")}
+        return cls(**{**data, **more, **arrays, "members": members})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,11 @@ class DatasetMeta:
         for name in ("frame_size", "tasks", "item_shape"):
             values[name] = tuple(values[name])
         return cls(**values)
+
+
+def of_task(rewards: NDArray[np.float32], task: int) -> NDArray[np.float32]:
+    """What a task pays, [t], of rewards [t] or [t, k]."""
+    return rewards[:, task] if rewards.ndim == 2 else rewards
 
 
 SAMPLE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")

@@ -28,6 +28,7 @@ from tokenizer.shard_format import (
     DatasetMeta,
     Member,
     SampleEntry,
+    of_task,
     read_json,
     shard_name,
     sidecar_path,
@@ -97,6 +98,7 @@ class ShardWriter:
     ) -> None:
         """Adds a clip: frames uint8 [t, c, h, w] or latents float16/float32 [t, n, d]; actions [t, a], the rest [t].
 
+        Rewards may also be [t, k], of each of the dataset's k tasks: then `task` is whose they are by default.
         `start` is the number of the clip's first frame in its episode. Without actions the clip is unlabeled; without
         `labeled` all actions are known but that of an episode's first frame. Without rewards they are 0, without
         `continues` nothing ends. `extras` is free JSON. Raises ValueError where something does not fit.
@@ -134,7 +136,8 @@ class ShardWriter:
             length=length,
             start=start,
             task=task,
-            reward_sum=float(rewards.sum(dtype=np.float64)),
+            reward_sum=float(of_task(rewards, task).sum(dtype=np.float64)),
+            reward_sums=tuple(rewards.sum(0, dtype=np.float64).tolist()) if rewards.ndim == 2 else (),
             item_shape=items.shape[1:],
             members={name: Member(0, 0, 0) for name in members},  # known once the tar is closed
         )
@@ -173,7 +176,7 @@ class ShardWriter:
             raise ValueError(f"clip {key!r} has `labeled` but no actions")
         shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]]
         shapes = {
-            "rewards": (rewards, (length,)),
+            "rewards": (rewards, (length, len(self.meta.tasks)) if rewards.ndim == 2 else (length,)),
             "continues": (continues, (length,)),
             self.meta.kind: (items, items.shape),
         }

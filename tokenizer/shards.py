@@ -8,7 +8,7 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from tokenizer.shard_format import (
     DatasetMeta,
     Member,
     SampleEntry,
+    of_task,
     parse_json,
     sidecar_path,
 )
@@ -44,6 +45,11 @@ class Sample(SampleEntry):
 
     shard: Shard
 
+    def of_each_task(self) -> list["Sample"]:
+        """The same clip by what each task pays, if that is known."""
+        sums = enumerate(self.reward_sums)
+        return [replace(self, task=task, reward_sum=found) for task, found in sums] or [self]
+
 
 class Dataset:
     """The samples of a folder, of several folders, or some of them; `Dataset.open` makes one, `len` counts samples."""
@@ -56,7 +62,8 @@ class Dataset:
         self.samples = list(samples)
         self.weights = tuple(weights)
         """Of several datasets that are read as one: how often a sample of each is shown; none, by their samples."""
-        self._verified: set[int] = set()
+        self._verified: set[tuple[int, str]] = set()
+        """Part and key of the samples whose checksums are right."""
 
     @classmethod
     def open(cls, *sources: Path | str, weights: Sequence[float] = (), cache: ShardCache | None = None) -> "Dataset":
@@ -88,11 +95,16 @@ class Dataset:
         """The same dataset with these of its samples."""
         return Dataset(self.name, self.meta, samples, self.weights)
 
+    def each_task(self) -> "Dataset":
+        """Clips whose rewards are of all tasks once for each of these; the others as they are."""
+        return self.only([view for sample in self.samples for view in sample.of_each_task()])
+
     def fingerprint(self) -> str:
         """Names the samples and their bytes: equal for two datasets that give equal data in equal order."""
         digest = hashlib.sha256()
         for sample in self.samples:
-            digest.update(repr((sample.key, sample.length, sorted(sample.members.items()))).encode())
+            task = (sample.task,) if sample.reward_sums else ()
+            digest.update(repr((sample.key, sample.length, sorted(sample.members.items()), *task)).encode())
         return digest.hexdigest()
 
     def split(self, held_out: int | Callable[[Sample], bool]) -> tuple["Dataset", "Dataset"]:
@@ -125,6 +137,13 @@ class Dataset:
             self._verify(index, file)
             return self._assemble(_SampleFile(file, sample, start, length))
 
+    def read_rewards(self, index: int) -> NDArray[np.float32]:
+        """Of all its frames, [t], or where they are of all tasks [t, k]; errors as of `read_window`."""
+        sample = self.samples[index]
+        with sample.shard.open() as file:
+            self._verify(index, file)
+            return _SampleFile(file, sample, 0, sample.length).rewards()
+
     def _assemble(self, window: "_SampleFile") -> EpisodeClip | LatentClip:
         sample, length = window.sample, window.length
         if "actions.npy" in sample.members:
@@ -135,7 +154,7 @@ class Dataset:
         common = {
             "actions": torch.from_numpy(actions),
             "labeled": torch.from_numpy(labeled),
-            "rewards": torch.from_numpy(window.array("rewards.npy", (np.float32,), ())),
+            "rewards": torch.from_numpy(of_task(window.rewards(), sample.task)),
             "continues": torch.from_numpy(window.array("continues.npy", (np.bool_,), ())),
             "is_first": torch.arange(length) + sample.start + window.start == 0,
             "task": torch.tensor(sample.task),
@@ -149,9 +168,9 @@ class Dataset:
         return EpisodeClip(frames=torch.from_numpy(frames), **common)
 
     def _verify(self, index: int, file: BinaryIO) -> None:
-        if index in self._verified:
-            return
         sample = self.samples[index]
+        if (sample.shard.part, sample.key) in self._verified:
+            return
         if not SAMPLE_KEY.fullmatch(sample.key):
             raise CorruptSample(sample.key, sample.shard.name, "no sample may have this name")
         for name, member in sample.members.items():
@@ -162,7 +181,7 @@ class Dataset:
                 raise CorruptSample(sample.key, sample.shard.name, f"the shard ends within {name}")
             if crc32 != member.crc32:
                 raise CorruptSample(sample.key, sample.shard.name, f"the checksum of {name} is wrong")
-        self._verified.add(index)
+        self._verified.add((sample.shard.part, sample.key))
 
 
 class _Section(io.RawIOBase):
@@ -205,6 +224,12 @@ class _SampleFile:
         if name not in self.sample.members:
             raise self.corrupt(f"{name} is missing")
         return self.sample.members[name]
+
+    def rewards(self) -> NDArray[np.float32]:
+        """[t], or where they are of all tasks [t, k]."""
+        return self.array(
+            "rewards.npy", (np.float32,), (len(self.sample.reward_sums),) if self.sample.reward_sums else ()
+        )
 
     def array(self, name: str, dtypes: tuple[type[np.generic], ...], shape: tuple[int, ...]) -> NDArray[Any]:
         """The window's rows of an npy member [t, *shape], and only their bytes; an array of objects is refused."""

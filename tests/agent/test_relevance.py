@@ -41,3 +41,15 @@ def test_the_better_half_is_of_each_task(tmp_path: Path) -> None:
     assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-0", "clip-4", "clip-5", "clip-7"]
     assert [sample.key for sample in relevant_clips(dataset, share=0.25).samples] == ["clip-0", "clip-7"]
     assert len(relevant_clips(dataset, share=1.0)) == 8
+
+
+def test_of_a_rare_event_the_clips_that_show_it_are_relevant(tmp_path: Path) -> None:
+    """Half of all clips would be mostly such as show how not to do it."""
+    dataset = dataset_of(tmp_path, [[0, 0], [0, 1], [0, 0], [0, 0], [0, 0]])
+    assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-1"]
+    assert len(relevant_clips(dataset, share=1.0)) == 5
+
+
+def test_a_task_of_which_nothing_is_ever_earned_is_not_cloned_beside_others(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, [[0, 2], [0, 0], [0, 1], [0, 0]], tasks=(0, 1, 0, 1))
+    assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-0"]

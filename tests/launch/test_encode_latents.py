@@ -40,7 +40,8 @@ def data(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for index, length in enumerate((300, 40)):
                     frames = rng.integers(0, 256, (length, 3, *meta.frame_size), np.uint8)
                     actions = rng.uniform(-1, 1, (length, meta.action_size)) if number else None
-                    rewards, first = rng.normal(size=length), {"task": index, "start": index * 300}
+                    rewards = rng.normal(size=(length, 2) if number else length)
+                    first = {"task": index, "start": index * 300}
                     shard.write(f"clip-{number}-{index}", frames=frames, actions=actions, rewards=rewards, **first)
         finish_dataset(folder / part, meta)
     return folder
@@ -72,6 +73,8 @@ def test_latents_keep_what_came_with_the_frames(data: Path, straight: Path) -> N
         hidden = latents.read_window(index, 0, video.samples[index].length)
         for name in ("actions", "labeled", "rewards", "continues", "is_first", "task"):
             assert getattr(shown, name).equal(getattr(hidden, name)), name
+        np.testing.assert_array_equal(latents.read_rewards(index), video.read_rewards(index))
+    assert latents.read_rewards(2).shape == (300, 2)
     assert "actions.npy" not in latents.samples[0].members and "actions.npy" in latents.samples[2].members
 
 

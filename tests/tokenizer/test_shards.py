@@ -82,6 +82,24 @@ def test_a_window_equals_that_of_the_whole(tmp_path: Path) -> None:
         dataset.read_window(3, 9, 5)
 
 
+def test_rewards_of_all_tasks_are_read_as_those_of_each(tmp_path: Path) -> None:
+    rewards = np.array([[0, 0], [1, 0], [0, 5], [2, 0]], np.float32)
+    with ShardWriter(tmp_path, 0, META) as shard:
+        shard.write("all", **{**clip(4, 0), "rewards": rewards}, task=1)
+        shard.write("one", **clip(4, 1), task=1)
+    finish_dataset(tmp_path, META)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.read_window(0, 1, 3).rewards.tolist() == [0, 5, 0]
+    assert dataset.samples[0].reward_sum == 5 and dataset.read_rewards(1).shape == (4,)
+    np.testing.assert_array_equal(dataset.read_rewards(0), rewards)
+    each = dataset.each_task()
+    assert [(sample.key, sample.task) for sample in each.samples] == [("all", 0), ("all", 1), ("one", 1)]
+    assert [sample.reward_sum for sample in each.samples[:2]] == [3, 5]
+    first = each.read_window(0, 1, 3)
+    assert first.rewards.tolist() == [1, 0, 2] and first.task == 0
+    assert each.fingerprint() != dataset.only([*dataset.samples[:1] * 2, dataset.samples[1]]).fingerprint()
+
+
 def test_large_frames_are_stored_as_video_within_the_codecs_error(tmp_path: Path) -> None:
     meta = replace(META, frame_size=(128, 128))
     ramp = np.add.outer(np.arange(128), np.arange(128)) // 2
@@ -262,6 +280,7 @@ def test_what_does_not_fit_is_refused_where_it_is_written(tmp_path: Path) -> Non
         ("a key is", {"key": "with.dot"}),
         ("frames are uint8", {"frames": good["frames"][:, :, :8]}),
         ("actions have shape", {"actions": good["actions"][:, :2]}),
+        ("rewards have shape", {"rewards": np.zeros((4, 3), np.float32)}),
         ("rewards hold", {"rewards": np.full(4, np.nan, np.float32)}),
         ("labeled\\[0\\]", {"labeled": np.ones(4, np.bool_)}),
         ("task=2", {"task": 2}),
