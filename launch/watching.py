@@ -5,7 +5,7 @@ In the run's folder: `alarms.json` holds what was measured before the first step
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ class Watch:
     def __init__(
         self, config: TrainAndWatch, *, score: Callable[[Measures], float], relevant: Callable[[Dataset], Dataset]
     ) -> None:
-        """`score` says of measures how good a checkpoint is, where the real environment is not asked.
+        """`score` says of measures how good a checkpoint is among those with as few alarms, where the real environment
+        is not asked; of equals the newest is the best.
 
         `relevant` selects the episodes on whose actions the policy's likelihood is taken.
         """
@@ -111,11 +112,15 @@ class Watch:
             if sentence.partition(" ")[0] not in self._said:  # once for each measure: the rest is in metrics.jsonl
                 print(f"alarm: {sentence}", flush=True)
         self._said = {sentence.partition(" ")[0] for sentence in found}
-        value = measures["real_return"] if "real_return" in measures else self.score(measures)
-        trusted = not found or "real_return" in measures
-        if before["best"] is None or (trusted, value) >= (before["best"]["trusted"], before["best"]["value"]):
+        asked = "real_return" in measures
+        best = {
+            "step": step,
+            "alarms": 0 if asked else len(found),
+            "value": measures["real_return"] if asked else self.score(measures),
+        }
+        if before["best"] is None or _rank(best) >= _rank(before["best"]):
             self._keep(model, step)
-            write_json(self._path, before | {"best": {"step": step, "value": value, "trusted": trusted}})
+            write_json(self._path, before | {"best": best})
         if step == self.config.loop.steps:
             plot_training(self.config.run / "curves.png", [self.config.run])
         return {**measures, "alarms": float(len(found))}
@@ -160,6 +165,10 @@ class Watch:
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         snapshot = Snapshot(model=tensors, ema={}, optimizer={}, config=describe(model))
         checkpoint.save(self.config.run / BEST, step, snapshot, {"kept": time.time()}, keep=1)
+
+
+def _rank(checkpoint: Mapping[str, float]) -> tuple[float, float]:
+    return -checkpoint["alarms"], checkpoint["value"]
 
 
 def _envs(meta: DatasetMeta, count: int) -> VectorEnv:

@@ -92,6 +92,20 @@ def test_the_best_checkpoint_is_the_one_that_scores_best_and_raises_no_alarm(pip
     assert found is not None and found.name == "step_00000002"
 
 
+def test_of_equals_the_newest_is_the_best_however_many_alarms_both_raise(pipeline: Path, tmp_path: Path) -> None:
+    """Imagination cannot mend a reward head: its alarm says nothing of which policy is the better one."""
+    made = Watch(config(pipeline, tmp_path), score=lambda _: 0.0, relevant=relevant_clips)
+    agent = load_agent(pipeline / "agent")
+    made.begin(agent.world)
+    kept, off = [], {"reward_correlation": 0.0}
+    for step, kl in enumerate((0.1, 0.2, 3.0), start=1):
+        told = {**off, "kl_to_prior": kl}
+        made.measure = lambda *_, told=told: told  # type: ignore[method-assign, misc]
+        made(agent, step)
+        kept.append(json.loads((tmp_path / "alarms.json").read_text())["best"]["step"])
+    assert kept == [1, 2, 2]
+
+
 @pytest.mark.slow
 def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_path: Path) -> None:
     settings = replace(config(pipeline, tmp_path), real_tracks=1, real_tokenizer=pipeline / "tokenizer")
