@@ -97,7 +97,7 @@ MODELS: dict[str, ModelPreset] = {
         # See agent/EXPERIMENTS.md for these two.
         agent=AgentConfig(temperature=0.25, false_actions=1.0),
         imagination=ImaginationConfig(
-            horizon=12, num_steps=1, discount=0.95, decay=0.8, min_advantage=0.3, real_value=1.0, value_warmup=20
+            horizon=24, num_steps=1, discount=0.97, decay=0.95, min_advantage=0.3, real_value=1.0, value_warmup=30
         ),
         dynamics_clips=Clips(8, 24),
     ),

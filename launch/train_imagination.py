@@ -104,10 +104,9 @@ PRESETS["study"] = replace(
     run=Path("runs/study/imagination"),
     data=("runs/study/latents/train",),
     agent=Path("runs/study/agent"),
-    batch_size=48,
-    evaluate_every=50,
+    evaluate_every=60,
     model=MODELS["study"].imagination,
-    loop=replace(PRESETS["laptop"].loop, steps=100, save_every=50, learning_rate=3e-4, updates=16),
+    loop=replace(PRESETS["laptop"].loop, steps=120, save_every=60, learning_rate=2e-4, updates=16),
 )
 PRESETS["debug_v1"] = replace(
     PRESETS["debug"],
@@ -118,8 +117,8 @@ PRESETS["study_v1"] = replace(
     PRESETS["study"],
     run=Path("runs/study/dreamer_v1"),
     batch_size=16,
-    model=replace(PRESETS["study"].model, actor="dynamics", horizon=10),
-    loop=replace(PRESETS["study"].loop, steps=200),
+    model=replace(PRESETS["study"].model, actor="dynamics", horizon=10, discount=0.95, decay=0.8, value_warmup=20),
+    loop=replace(PRESETS["study"].loop, steps=200, learning_rate=3e-4),
 )
 
 GIVEN = {ImaginationConfig: ["agent"]}
