@@ -86,7 +86,8 @@ def import_recordings(
     """
     parts = _parts(recordings, config.held_out, group)
     orders = [order for part, some in parts.items() if some for order in _orders(config, part, some, meta, shared)]
-    settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
+    places = ("out", "workers", "source", "index")
+    settings = {name: str(value) for name, value in vars(config).items() if name not in places}
     _claim(config.out, {**settings, **(more or {})}, sizes)
     missing = [order for order in orders if not order.is_done]
     for order in missing:
