@@ -178,7 +178,7 @@ def _listed(indices: Sequence[Path], source: str | None) -> dict[str, str]:
 
 
 def _with_pointer(places: NDArray[np.float64]) -> Edit:
-    shown = np.isfinite(places).all(1)
+    shown: NDArray[np.bool_] = np.asarray(np.isfinite(places).all(1))
 
     def edit(number: int, frame: av.VideoFrame) -> av.VideoFrame:
         if number >= len(shown) or not shown[number]:

@@ -3,9 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -52,13 +54,12 @@ def source(tmp_path: Path, mp4: dict[int, bytes]) -> Path:
 
 
 def clips(folder: Path) -> Iterator[tuple[str, int, EpisodeClip]]:
-    """Source, number of the first frame, and clip."""
+    """Key, number of the first frame, and clip."""
     dataset = Dataset.open(folder)
     for index, sample in enumerate(dataset.samples):
         clip = dataset.read_window(index, 0, sample.length)
         assert isinstance(clip, EpisodeClip)
-        place = dataset.samples[index].key
-        yield place, sample.start, clip
+        yield sample.key, sample.start, clip
 
 
 def quality(out: Path) -> dict[str, Any]:
@@ -137,6 +138,25 @@ def test_what_is_bad_is_left_out_with_its_reason_and_the_rest_goes_on(
     assert report["broken_last_lines"] == 1 and report["frames"] == 6 * FRAMES + FRAMES - 1
     assert f"left out {bad[0]}" in " ".join(capfd.readouterr().out.split())
     assert len(Dataset.open(out / "train")) == 10
+
+
+def test_of_a_video_that_ends_early_the_clips_before_are_kept(source: Path, tmp_path: Path, call: Call) -> None:
+    """Its header comes first and promises all frames."""
+    path = source / f"{NAMES[4]}.mp4"
+    whole = path.read_bytes()
+    with av.open(BytesIO(whole)) as old, av.open(str(path), "w", options={"movflags": "faststart"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 20)
+    out = tmp_path / "out"
+    assert call("import_vpt", "debug", "--source", source, "--out", out) == 0
+    report = quality(out)
+    assert list(report["left_out_recordings"]) == [NAMES[4]] and report["imported"] == 5
+    assert 5 * FRAMES + 32 <= report["frames"] < 6 * FRAMES
 
 
 def index(path: Path, names: list[str], base: str = "nowhere") -> Path:
