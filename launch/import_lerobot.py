@@ -11,6 +11,7 @@ on. OUT/train and OUT/held_out are what the training commands read. Run again, i
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from dynamics.actions import ActionSpace
 from launch.command import main
-from launch.importing import ImportConfig, chosen_to_led, import_recordings, presets
+from launch.import_clips import Content, Rows, chosen_to_led
+from launch.importing import ImportConfig, import_recordings, presets
 from launch.run_folder import write_json
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import read_pictures
@@ -29,6 +31,8 @@ from tokenizer.video import read_pictures
 
 @dataclass(frozen=True, kw_only=True)
 class ImportLeRobot(ImportConfig):
+    source: Path
+    """Folder of what is imported."""
     camera: str | None = None
     """Which of several cameras."""
 
@@ -54,19 +58,23 @@ class Episode:
     def name(self) -> str:
         return f"episode {self.number}"
 
-    def pictures(self) -> Iterator[NDArray[np.uint8]]:
+    @contextmanager
+    def open(self) -> Iterator[Content]:
         read = read_pictures(self.video, self.config.size, self.config.fit, first=self.first, rate=self.rate)
-        return islice(read, self.frames)
+        yield Content(self._rows(), self.frames, islice(read, self.frames))
 
-    def beside(self) -> tuple[dict[str, NDArray[Any]], int | None]:
+    def clip(self, rows: Rows) -> dict[str, Any]:
+        return {"task": self.task, **rows}
+
+    def _rows(self) -> Rows:
         columns = read_columns(self.data, ("action", "next.reward"), self.number)
         scale = np.where(self.high > self.low, self.high - self.low, 1)
         rows = np.where(self.high > self.low, 2 * (columns["action"] - self.low) / scale - 1, 0).astype(np.float32)
         actions, labeled = chosen_to_led(np.clip(rows, -1, 1), np.ones(len(rows), np.bool_))
-        found: dict[str, NDArray[Any]] = {"actions": actions, "labeled": labeled}
+        found: Rows = {"actions": actions, "labeled": labeled}
         if "next.reward" in columns:
             found["rewards"] = np.concatenate([[0], columns["next.reward"][:-1]]).astype(np.float32)
-        return found, self.frames
+        return found
 
 
 def import_lerobot(config: ImportLeRobot) -> None:

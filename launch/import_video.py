@@ -13,6 +13,7 @@ OUT/train and OUT/held_out are what the training commands read. Run again, it go
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from dynamics.actions import ActionSpace
 from launch.command import main
-from launch.importing import ImportConfig, chosen_to_led, import_recordings, presets
+from launch.import_clips import Content, Rows, chosen_to_led
+from launch.importing import ImportConfig, import_recordings, presets
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import VideoInfo, probe_video, read_pictures
 
@@ -33,8 +35,8 @@ UNKNOWN = ActionSpace(continuous=("action",))
 
 @dataclass(frozen=True, kw_only=True)
 class ImportVideo(ImportConfig):
-    """`source` is searched with the folders in it."""
-
+    source: Path
+    """Folder of what is imported, searched with the folders in it."""
     fps: float | None = None
     """Frames a second that are kept; all where not given."""
     actions: Path | None = None
@@ -62,25 +64,26 @@ class VideoFile:
     """Relative to the source."""
     frames: int
     space: ActionSpace
-    task: int = 0
 
     @property
     def path(self) -> Path:
         return self.config.source / self.name
 
-    def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        return read_pictures(self.path, self.config.size, self.config.fit, self.config.fps)
-
-    def beside(self) -> tuple[dict[str, NDArray[Any]], int | None]:
-        """Of the files beside the video."""
+    @contextmanager
+    def open(self) -> Iterator[Content]:
+        """With what lies beside the video."""
         found = self._beside()
         if found and self.config.fps is not None:
             raise ValueError(f"{self.path.stem}.{min(found)}.npy is of single frames: leave --fps out, or take it away")
         info = probe_video(self.path)
-        return found, info.frames if info.counted else None
+        pictures = read_pictures(self.path, self.config.size, self.config.fit, self.config.fps)
+        yield Content(found, info.frames if info.counted else None, pictures)
 
-    def _beside(self) -> dict[str, NDArray[Any]]:
-        found: dict[str, NDArray[Any]] = {}
+    def clip(self, rows: Rows) -> dict[str, Any]:
+        return {**rows}
+
+    def _beside(self) -> Rows:
+        found: Rows = {}
         actions_path, rewards_path = (
             self.path.with_name(f"{self.path.stem}.{what}.npy") for what in ("actions", "rewards")
         )

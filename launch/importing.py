@@ -1,26 +1,26 @@
 """What importers share: recordings become shards in parallel, each whole or not at all, and what is missing later."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from launch.import_clips import Recording, clips_of
 from launch.interrupt import Interrupts
 from launch.run_folder import write_json
 from launch.workers import Bar, Tell, carry_out
-from tokenizer.shard_format import INDEX, DatasetMeta
+from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
 from tokenizer.video import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    source: Path
-    """Folder of what is imported."""
     out: Path
     """Folder that gets `train` and `held_out`."""
     size: tuple[int, int]
@@ -47,29 +47,6 @@ class ImportConfig:
 C = TypeVar("C", bound=ImportConfig)
 
 
-@runtime_checkable
-class Recording(Protocol):
-    """One episode; goes to a worker process."""
-
-    @property
-    def name(self) -> str:
-        """Of its own among all, for messages and as the clips' source."""
-
-    @property
-    def frames(self) -> int:
-        """As far as known before it is read."""
-
-    @property
-    def task(self) -> int: ...
-
-    def beside(self) -> tuple[dict[str, NDArray[Any]], int | None]:
-        """Actions, whether they are known, and rewards of every frame, as far as there are any; and for sure known, of
-        how many frames."""
-
-    def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        """Every frame, uint8 RGB [h, w, 3]. Raises ValueError where it cannot be decoded."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardOrder:
     """One shard to make; goes to a worker process."""
@@ -79,10 +56,16 @@ class ShardOrder:
     meta: DatasetMeta
     recordings: tuple[Recording, ...]
     clip_frames: int
+    shared: int
 
     @property
     def is_done(self) -> bool:
         return has_shard(self.folder, self.number)
+
+    @property
+    def notes(self) -> Path:
+        """JSON file of what was seen of its recordings: frames that were imported, or the reason why they were not."""
+        return self.folder.parent / "notes" / f"{self.folder.name}-{self.number:06d}.json"
 
 
 def import_recordings(
@@ -92,107 +75,100 @@ def import_recordings(
     *,
     sizes: Mapping[str, int],
     more: Mapping[str, str] | None = None,
-) -> None:
-    """Makes what is missing. Raises ValueError where the folder holds a dataset of other settings or recordings.
+    group: Callable[[Any], str] = attrgetter("name"),
+    shared: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Makes what is missing; the notes on each recording, by its name.
 
     `sizes` are bytes by the names of the files that the shards are made of; `more` shapes them beside the config.
+    Recordings of one `group` are all held out or none of them; `shared` is that of `clips_of`. Raises ValueError where
+    the folder holds a dataset of other settings or recordings, or where none of them can be read.
     """
-    chosen = set(np.linspace(0, len(recordings) - 1, config.held_out + 2).round().astype(int)[1:-1].tolist())
-    if config.held_out and (len(chosen) < config.held_out or len(recordings) <= config.held_out):
-        raise ValueError(
-            f"held_out={config.held_out} of {len(recordings)} recordings leaves none to train on, or cannot be"
-        )
-    parts = {
-        "train": [recording for place, recording in enumerate(recordings) if place not in chosen],
-        "held_out": [recording for place, recording in enumerate(recordings) if place in chosen],
-    }
-    orders = [order for part, group in parts.items() if group for order in _orders(config, part, group, meta)]
-    settings = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers", "source")}
+    parts = _parts(recordings, config.held_out, group)
+    orders = [order for part, some in parts.items() if some for order in _orders(config, part, some, meta, shared)]
+    places = ("out", "workers", "source", "index")
+    settings = {name: str(value) for name, value in vars(config).items() if name not in places}
     _claim(config.out, {**settings, **(more or {})}, sizes)
     missing = [order for order in orders if not order.is_done]
     for order in missing:
         (order.folder / INDEX).unlink(missing_ok=True)
-    total = sum(recording.frames for order in missing for recording in order.recordings)
+    _make(missing, config.workers)
+    notes: dict[str, dict[str, Any]] = {}
+    for folder in {order.folder: None for order in orders}:
+        written = [order.notes for order in orders if order.folder == folder and order.notes.exists()]
+        notes |= {name: note for path in written for name, note in read_json(path).items()}
+        _finish(folder, meta, notes)
+    return notes
+
+
+def _parts(recordings: Sequence[Recording], held_out: int, group: Callable[[Any], str]) -> dict[str, list[Recording]]:
+    """Which are trained on, and which are held out."""
+    groups = list(dict.fromkeys(map(group, recordings)))
+    places = set(np.linspace(0, len(groups) - 1, held_out + 2).round().astype(int)[1:-1].tolist())
+    if held_out and (len(places) < held_out or len(groups) <= held_out):
+        what = "recordings" if len(groups) == len(recordings) else "groups of recordings"
+        raise ValueError(f"held_out={held_out} of {len(groups)} {what} leaves none to train on, or cannot be")
+    chosen = {groups[place] for place in places}
+    return {
+        "train": [recording for recording in recordings if group(recording) not in chosen],
+        "held_out": [recording for recording in recordings if group(recording) in chosen],
+    }
+
+
+def _make(orders: Sequence[ShardOrder], processes: int) -> None:
+    total = sum(recording.frames for order in orders for recording in order.recordings)
+    read = 0
     with Interrupts() as interrupts, Bar("frames", total) as bar:
 
         def tell(frames: int, said: str) -> None:
+            nonlocal read
+            read += frames
             if said:
                 bar.say(said)
-            bar.show(min(total, bar.done + frames), f"{(bar.done + frames) / bar.seconds:.0f} frames/s")
+            bar.show(min(total, read), f"{read / bar.seconds:.0f} frames/s")
 
-        carry_out(missing, make_shard, tell, processes=config.workers, stopped=lambda: bool(interrupts.received))
-    for folder in {order.folder: None for order in orders}:
-        if (folder / INDEX).exists():
-            print(f"already done: {folder}")
-            continue
+        carry_out(orders, make_shard, tell, processes=processes, stopped=lambda: bool(interrupts.received))
+        if read:
+            rate, cores = read / bar.seconds, min(max(1, processes), os.cpu_count() or 1)
+            bar.say(f"{read} frames in {bar.seconds:.1f} s: {rate:.0f} frames/s, {rate / cores:.0f} a core")
+
+
+def _finish(folder: Path, meta: DatasetMeta, notes: Mapping[str, Mapping[str, Any]]) -> None:
+    if (folder / INDEX).exists():
+        print(f"already done: {folder}")
+        return
+    try:
         done = finish_dataset(folder, meta)
-        print(f"{folder}: {done.num_samples} clips, {done.num_frames} frames, {done.num_bytes / 1e6:.0f} MB")
+    except ValueError as error:
+        said = next((f" ({name}: {note['left_out']})" for name, note in notes.items() if "left_out" in note), "")
+        raise ValueError(f"{error}{said}") from error
+    print(f"{folder}: {done.num_samples} clips, {done.num_frames} frames, {done.num_bytes / 1e6:.0f} MB")
 
 
 def make_shard(order: ShardOrder, tell: Tell) -> None:
-    """Reads the recordings of a shard one after another; what cannot be decoded is left out and said."""
-    with ShardWriter(order.folder, order.number, order.meta) as shard:
+    """Reads the recordings of a shard one after another; what cannot be decoded is left out, said and noted."""
+    notes: dict[str, dict[str, Any]] = {}
+    with ShardWriter(order.folder, order.number, order.meta, may_be_empty=True) as shard:
         for place, recording in enumerate(order.recordings):
+            key = f"{order.number:06d}-{place:04d}"
+            note = notes[recording.name] = {"frames": 0}
             try:
-                for clip in _clips(recording, f"{order.number:06d}-{place:04d}", order.clip_frames):
-                    shard.write(**clip)
-                    tell(len(clip["frames"]), "")
+                with recording.open() as content:
+                    note |= content.notes
+                    for clip in clips_of(recording, content, key, size=order.clip_frames, shared=order.shared):
+                        shard.write(**clip)
+                        new = len(clip["frames"]) - (order.shared if clip["start"] else 0)
+                        note["frames"] += new
+                        tell(new, "")
             except ValueError as error:
+                note["left_out"] = str(error)
                 tell(0, f"left out {recording.name}, or what was left of it: {error}")
-        if not shard.samples:
-            names = ", ".join(recording.name for recording in order.recordings)
-            raise ValueError(f"none of {names} can be read: take them out of --source and import into a new --out")
+        write_json(order.notes, notes)
 
 
-def _clips(recording: Recording, key: str, size: int) -> Iterator[dict[str, Any]]:
-    """What the shard gets of a recording, clip by clip: no more of it is in the memory at once."""
-    (beside, counted), start = recording.beside(), 0
-    for what, rows in beside.items():
-        if counted is not None and len(rows) != counted:
-            raise ValueError(f"it has {len(rows)} rows of {what}, and {counted} frames")
-    for frames in _chunks(recording.pictures(), size):
-        stop = start + len(frames)
-        for what, rows in beside.items():
-            if stop > len(rows):
-                raise ValueError(f"it has {len(rows)} rows of {what}, and more frames")
-        arrays = {what: rows[start:stop] for what, rows in beside.items()}
-        yield {
-            "key": f"{key}-{start:08d}",
-            "frames": frames,
-            "start": start,
-            "source": recording.name,
-            "task": recording.task,
-            **arrays,
-        }
-        start = stop
-    for what, rows in beside.items():
-        if len(rows) > start:
-            raise ValueError(f"it has {len(rows)} rows of {what}, and {start} frames")
-
-
-def _chunks(pictures: Iterator[NDArray[np.uint8]], size: int) -> Iterator[NDArray[np.uint8]]:
-    """[t, 3, h, w] of up to so many frames."""
-    held: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        held.append(picture.transpose(2, 0, 1))
-        if len(held) == size:
-            yield np.stack(held)
-            held = []
-    if held:
-        yield np.stack(held)
-
-
-def chosen_to_led(
-    actions: NDArray[np.float32], labeled: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Rows that were chosen when their frame was seen, moved to the frame that they led to."""
-    return (
-        np.concatenate([np.zeros_like(actions[:1]), actions[:-1]]),
-        np.concatenate([np.zeros_like(labeled[:1]), labeled[:-1]]),
-    )
-
-
-def _orders(config: ImportConfig, part: str, recordings: Sequence[Recording], meta: DatasetMeta) -> list[ShardOrder]:
+def _orders(
+    config: ImportConfig, part: str, recordings: Sequence[Recording], meta: DatasetMeta, shared: int
+) -> list[ShardOrder]:
     groups: list[list[Recording]] = [[]]
     for recording in recordings:
         if groups[-1] and sum(one.frames for one in [*groups[-1], recording]) > config.shard_frames:
@@ -205,6 +181,7 @@ def _orders(config: ImportConfig, part: str, recordings: Sequence[Recording], me
             meta=meta,
             recordings=tuple(group),
             clip_frames=config.clip_frames,
+            shared=shared,
         )
         for number, group in enumerate(groups)
     ]

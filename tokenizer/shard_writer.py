@@ -60,15 +60,22 @@ class ShardWriter:
             shard.write("episode-17", frames=frames, actions=actions, rewards=rewards, continues=continues)
 
     The shard appears when the block ends; an exception inside leaves no trace of it. Several processes may write into
-    one folder, each other numbers. Raises ValueError where the dataset is finished already, DiskFull where the disk is
-    full.
+    one folder, each other numbers. A shard without samples is an error, unless it `may_be_empty`. Raises ValueError
+    where the dataset is finished already, DiskFull where the disk is full.
     """
 
     def __init__(
-        self, folder: Path | str, number: int, meta: DatasetMeta, *, storage: Literal["auto", "npy", "mp4"] = "auto"
+        self,
+        folder: Path | str,
+        number: int,
+        meta: DatasetMeta,
+        *,
+        storage: Literal["auto", "npy", "mp4"] = "auto",
+        may_be_empty: bool = False,
     ) -> None:
         self.path = Path(folder) / shard_name(number)
         self.meta = meta
+        self.may_be_empty = may_be_empty
         self.mp4 = max(meta.frame_size) >= MP4_FROM if storage == "auto" else storage == "mp4"
         self.samples: list[SampleEntry] = []
         self._crc32: dict[str, int] = {}
@@ -200,7 +207,7 @@ class ShardWriter:
             return
         with self._stack:
             try:
-                if not self.samples:
+                if not self.samples and not self.may_be_empty:
                     raise ValueError(f"{self.path} got no samples")
                 self._tar.close()
                 assert self._file.file is not None
@@ -240,7 +247,7 @@ def has_shard(folder: Path | str, number: int) -> bool:
 def finish_dataset(folder: Path | str, meta: DatasetMeta) -> DatasetMeta:
     """Writes index.json from the sidecars of all shards, which completes the dataset; returns the meta with its counts.
 
-    Raises ValueError where the folder has no shards, a number is missing, or two samples share a key.
+    Raises ValueError where the folder has no samples, a number is missing, or two samples share a key.
     """
     folder = Path(folder)
     shards, entries = [], []
@@ -253,7 +260,7 @@ def finish_dataset(folder: Path | str, meta: DatasetMeta) -> DatasetMeta:
         entries += [SampleEntry.from_json(sample) for sample in sidecar.pop("samples")]
         shards.append({"name": path.name, **{k: sidecar[k] for k in ("num_samples", "num_frames", "bytes", "sha256")}})
     if not entries:
-        raise ValueError(f"{folder} holds no shards to finish")
+        raise ValueError(f"{folder} holds no shards with samples to finish")
     key, count = Counter(entry.key for entry in entries).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{count} samples share the key {key!r}; keys are unique in a dataset")

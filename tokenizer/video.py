@@ -3,7 +3,7 @@
 Axes: t frames, c h w one RGB frame.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
 from io import BytesIO, RawIOBase
@@ -111,11 +111,17 @@ class VideoInfo(NamedTuple):
     """Whether the header has it."""
     fps: float
     num_bytes: int
+    size: tuple[int, int]
+    """Height and width."""
 
 
 Fit = Literal["crop", "pad", "stretch"]
 """How a picture comes to another size: scaled to fill it and cropped, or to fit inside and padded in black, or out of
 its proportions."""
+
+
+Edit = Callable[[int, av.VideoFrame], av.VideoFrame]
+"""Number of a frame in its file, and the frame -> the frame as it is wanted."""
 
 
 def probe_video(path: Path) -> VideoInfo:
@@ -131,18 +137,25 @@ def probe_video(path: Path) -> VideoInfo:
             seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
             if not seconds and container.duration:  # Matroska has it of the whole file only
                 seconds = container.duration / av.time_base
-            counted = stream.frames
+            counted, size = stream.frames, (stream.height, stream.width)
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be opened: {error}") from error
-    return VideoInfo(counted or round(seconds * rate), bool(counted), float(rate), path.stat().st_size)
+    return VideoInfo(counted or round(seconds * rate), bool(counted), float(rate), path.stat().st_size, size)
 
 
 def read_pictures(
-    path: Path, size: tuple[int, int], fit: Fit, fps: float | None = None, first: int = 0, rate: float | None = None
+    path: Path,
+    size: tuple[int, int],
+    fit: Fit,
+    fps: float | None = None,
+    first: int = 0,
+    rate: float | None = None,
+    edit: Edit | None = None,
 ) -> Generator[NDArray[np.uint8]]:
     """The frames of a video file in their order, from `first` on: uint8 RGB [h, w, 3] of this size (h, w).
 
     Frame `first` is the one shown first / rate seconds after the beginning; the rate is the file's where not given.
+    `edit` may change frames before they come to their size.
 
     With fewer `fps` than the file has, those frames that are shown at the end of each 1/fps of a second. Raises
     ValueError where it cannot be decoded.
@@ -157,7 +170,7 @@ def read_pictures(
                 _from(first, container, stream, rate) if first else enumerate(container.decode(stream))
             ):
                 if int((number + 1) * share + 1e-9) > int(number * share + 1e-9):
-                    yield _fitted(frame, size, fit)
+                    yield _fitted(frame if edit is None else edit(number, frame), size, fit)
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be decoded: {error}") from error
 
