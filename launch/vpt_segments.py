@@ -75,7 +75,9 @@ class Segment:
             yield Content(rows, kept, islice(pictures, kept), {"version": self.version, **reading.quality})
 
     def clip(self, rows: Rows) -> dict[str, Any]:
-        return with_one_task(rows)
+        """With the rewards of all tasks; its own is that of the rarest event."""
+        others = {what: array for what, array in rows.items() if what != "events"}
+        return {**others, "task": rarest(rows["events"]), "rewards": rows["events"].astype(np.float32)}
 
     def _files(self) -> AbstractContextManager[Path]:
         """The folder that its name is relative to, on this machine."""
@@ -97,13 +99,6 @@ class Segment:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def with_one_task(rows: Rows) -> dict[str, Any]:
-    """A clip's task is that of its rarest event, and its rewards are of this task alone: shards hold one."""
-    others = {what: array for what, array in rows.items() if what != "events"}
-    task = rarest(rows["events"])
-    return {**others, "task": task, "rewards": rows["events"][:, task].astype(np.float32)}
 
 
 def probe_segment(video: Path) -> VideoInfo:
