@@ -1,9 +1,11 @@
-"""Packages `gym` and `minerl` that speak MineRL 1.0's old API without a game, to be put on a child's PYTHONPATH.
+"""An interpreter with packages `gym` and `minerl` that speak MineRL 1.0's old API without a game.
 
-Keys make things happen (see HAPPENS), a world's picture is its seed and its step, and the variable STAND_IN says what
-goes wrong. As MineRL, it has a helper process that holds on to open files, and a game in a session of its own.
+Keys make things happen (see HAPPENS), a world's picture is its seed and its step, and `go_wrong` says what breaks. As
+MineRL, it has a helper process that holds on to open files, and a game in a session of its own.
 """
 
+import shlex
+import sys
 from pathlib import Path
 
 GYM = """
@@ -49,7 +51,7 @@ import numpy as np
 from minerl.herobraine.hero.handlers import ObserveFromFullStats
 
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MODE, _, AT = os.environ.get("STAND_IN", "normal").partition("@")
+MODE, _, AT = open(os.path.join(FOLDER, "mode")).read().partition("@")
 KEYS = ["ESC", "attack", "back", "drop", "forward", "inventory", "jump", "left", "pickItem", "right", "sneak",
         "sprint", "swapHands", "use"] + ["hotbar.%d" % slot for slot in range(1, 10)]
 HAPPENS = {
@@ -108,6 +110,8 @@ class Survival:
         self.stats = defaultdict(lambda: defaultdict(lambda: np.zeros((), float)))
         if MODE == "hangs at reset":
             time.sleep(600)
+        if MODE == "no display":
+            raise EOFError("Minecraft process finished unexpectedly")
         return self.observe()
 
     def step(self, action):
@@ -168,13 +172,24 @@ gym.MADE["MineRLObtainDiamondShovel-v0"] = lambda: Shovel(Survival())
 """
 
 
-def write_stand_in(folder: Path) -> None:
+def write_stand_in(folder: Path) -> Path:
+    """The path of the interpreter."""
     files = {"gym.py": GYM, "minerl/__init__.py": MINERL, "minerl/herobraine/__init__.py": ""}
     files |= {"minerl/herobraine/hero/__init__.py": "", "minerl/herobraine/hero/handlers.py": HANDLERS}
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    go_wrong(folder, "")
+    python = folder / "python"  # no variable of ours: worker processes may have been forked before it was set
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(folder))} exec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def go_wrong(folder: Path, how: str) -> None:
+    """From the next start of the game on: "hangs@3" is at its third step, "dies once@3" not again after that."""
+    (folder / "mode").write_text(how)
 
 
 def noted(folder: Path, name: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,23 +23,24 @@ from agent.envs.minecraft_events import TASKS
 from agent.envs.minerl import MineRLEnvironment, MineRLOptions
 from agent.envs.registry import make_env
 from agent.envs.vector import VectorEnv
-from tests.minerl_stand_in import noted, write_stand_in
+from tests.minerl_stand_in import go_wrong, noted, write_stand_in
 
 SURVIVAL, SHOVEL = "MineRLHumanSurvival-v0", "MineRLObtainDiamondShovel-v0"
-OPTIONS = MineRLOptions(python=Path(sys.executable), step_seconds=30.0)
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand_in(tmp_path: Path) -> Path:
     write_stand_in(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.delenv("STAND_IN", raising=False)
     return tmp_path
 
 
+def options(stand_in: Path, **more: Any) -> MineRLOptions:
+    return MineRLOptions(**{"python": stand_in / "python", "step_seconds": 30.0, **more})
+
+
 @contextmanager
-def playing(name: str = SURVIVAL, options: MineRLOptions = OPTIONS) -> Iterator[MineRLEnvironment]:
-    env = MineRLEnvironment(name, options)
+def playing(stand_in: Path, name: str = SURVIVAL, **more: Any) -> Iterator[MineRLEnvironment]:
+    env = MineRLEnvironment(name, options(stand_in, **more))
     try:
         yield env
     finally:
@@ -62,7 +64,7 @@ def alive(number: str) -> bool:
 
 
 def test_frames_and_actions_are_in_the_houses_time(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         first, second = play(env, press("forward"))
         assert first.is_first and not first.labeled and not first.action.any()
         np.testing.assert_array_equal(first.frame[:, 0, 0], [5, 0, 255])
@@ -74,7 +76,7 @@ def test_frames_and_actions_are_in_the_houses_time(stand_in: Path) -> None:
 
 
 def test_the_game_gets_every_key_and_no_other_and_a_camera_within_bounds(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         play(env, press("attack", "hotbar_9", camera=120), press(camera=0), press())
     actions = [json.loads(line) for line in noted(stand_in, "actions")]
     for action in actions:
@@ -92,7 +94,7 @@ def test_the_child_itself_passes_on_no_action_that_is_not_whole(
     stand_in: Path, change: dict[str, object], says: str
 ) -> None:
     whole = {**dict.fromkeys(MINERL_NAMES.values(), 0), "camera": [200.0, -200.0]}
-    with playing() as env:
+    with playing(stand_in) as env:
         env.reset(0)
         assert env._game is not None
         env._game.ask({"do": "step", "action": whole}, seconds=30)
@@ -104,7 +106,7 @@ def test_the_child_itself_passes_on_no_action_that_is_not_whole(
 
 
 def test_rows_of_no_action_are_refused_and_so_is_a_step_without_an_episode(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(press())
         env.reset(0)
@@ -116,7 +118,7 @@ def test_rows_of_no_action_are_refused_and_so_is_a_step_without_an_episode(stand
 
 
 def test_what_happens_pays_its_task_once_and_tells_how_much_it_was(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         assert env.task_names == TASKS
         _, log, both, nothing, opened = play(
             env, press("attack"), press("attack", "hotbar_1"), press("jump"), press("swap_hands")
@@ -128,14 +130,14 @@ def test_what_happens_pays_its_task_once_and_tells_how_much_it_was(stand_in: Pat
 
 
 def test_counters_begin_anew_with_each_episode(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         play(env, press("attack"), press("attack"))
         assert play(env, press("attack"), seed=6)[1].info["events"] == {"mine_log": 1}
     assert noted(stand_in, "seeds") == ["5", "6"] and len(noted(stand_in, "pids")) == 1, "one game for both"
 
 
 def test_the_shovel_pays_as_minerl_does_and_its_time_limit_is_no_ending(stand_in: Path) -> None:
-    with playing(SHOVEL) as env:
+    with playing(stand_in, SHOVEL) as env:
         for seed in (1, 2):  # MineRL's own clock goes on over all episodes
             arrivals = play(env, *[press("attack", "hotbar_1")] * 2, *[press()] * 4, seed=seed)
             assert [a.reward for a in arrivals] == [0, 3, 0, 0, 0, 0, 0], "each reward once"
@@ -143,18 +145,18 @@ def test_the_shovel_pays_as_minerl_does_and_its_time_limit_is_no_ending(stand_in
             assert arrivals[-1].continues and FAILURE not in arrivals[-1].info
 
 
-def test_death_is_an_ending(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN", "killed by a zombie@2")
-    with playing() as env:
+def test_death_is_an_ending(stand_in: Path) -> None:
+    go_wrong(stand_in, "killed by a zombie@2")
+    with playing(stand_in) as env:
         _, one, two = play(env, press(), press())
         assert not one.is_last and two.is_last and not two.continues and FAILURE not in two.info
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(press())
 
 
-def test_what_the_game_prints_disturbs_nothing(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN", "noise")
-    with playing() as env:
+def test_what_the_game_prints_disturbs_nothing(stand_in: Path) -> None:
+    go_wrong(stand_in, "noise")
+    with playing(stand_in) as env:
         assert [a.frame[1, 0, 0] for a in play(env, *[press("attack")] * 5)] == list(range(6))
 
 
@@ -167,11 +169,9 @@ def test_what_the_game_prints_disturbs_nothing(stand_in: Path, monkeypatch: pyte
         ("loses@3", "MineRL lost its game: Connection timed out!"),
     ],
 )
-def test_a_game_that_breaks_ends_its_episode_and_is_there_for_the_next(
-    stand_in: Path, monkeypatch: pytest.MonkeyPatch, mode: str, says: str
-) -> None:
-    monkeypatch.setenv("STAND_IN", mode)
-    with playing(options=replace(OPTIONS, step_seconds=0.5)) as env:
+def test_a_game_that_breaks_ends_its_episode_and_is_there_for_the_next(stand_in: Path, mode: str, says: str) -> None:
+    go_wrong(stand_in, mode)
+    with playing(stand_in, step_seconds=0.5) as env:
         *_, before, broken = play(env, press(), press(), press("attack"))
         assert re.search(says, broken.info[FAILURE])
         assert broken.is_last and broken.continues and not any(broken.task_rewards), "nobody knows that it ended"
@@ -184,7 +184,7 @@ def test_a_game_that_breaks_ends_its_episode_and_is_there_for_the_next(
 
 
 def test_a_child_that_is_killed_is_noticed_at_once_though_its_helper_lives(stand_in: Path) -> None:
-    with playing() as env:
+    with playing(stand_in) as env:
         env.reset(0)
         assert env._game is not None and env._game._process is not None
         os.kill(env._game._process.pid, signal.SIGKILL)
@@ -194,17 +194,24 @@ def test_a_child_that_is_killed_is_noticed_at_once_though_its_helper_lives(stand
         assert not env.reset(0).is_last
 
 
-def test_a_reset_that_hangs_is_tried_so_many_times_and_then_told(
-    stand_in: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STAND_IN", "hangs at reset")
-    with playing(options=replace(OPTIONS, tries=2)) as env:
-        env.options = replace(env.options, start_seconds=2.0)
+def test_a_reset_that_hangs_is_an_episode_that_ends_at_once(stand_in: Path) -> None:
+    go_wrong(stand_in, "hangs at reset")
+    with playing(stand_in, tries=1) as env:
+        env.options = replace(env.options, start_seconds=1.0)
         arrival = env.reset(0)
-        assert arrival.is_first and arrival.is_last and "within 2 s" in arrival.info[FAILURE]
+        assert arrival.is_first and arrival.is_last and "within 1 s" in arrival.info[FAILURE]
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(press())
-    assert len(noted(stand_in, "pids")) == 2 and not any(map(alive, noted(stand_in, "pids")))
+    assert not any(map(alive, noted(stand_in, "pids")))
+
+
+def test_a_game_that_does_not_start_is_begun_so_many_times_and_then_told(stand_in: Path) -> None:
+    go_wrong(stand_in, "no display")
+    with playing(stand_in, tries=2) as env:
+        assert env.reset(0).info[FAILURE] == "EOFError: Minecraft process finished unexpectedly"
+        assert len(noted(stand_in, "pids")) == 2
+        go_wrong(stand_in, "")
+        assert not env.reset(0).is_last, "it may work again"
 
 
 def test_nothing_is_left_behind(stand_in: Path) -> None:
@@ -212,7 +219,7 @@ def test_nothing_is_left_behind(stand_in: Path) -> None:
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = children.read_text() if children.exists() else ""
     files = len(os.listdir("/proc/self/fd"))
-    with playing() as env:
+    with playing(stand_in) as env:
         play(env, press())
         game = env._game
         assert game is not None and os.path.exists(game._folder)
@@ -226,25 +233,23 @@ def test_nothing_is_left_behind(stand_in: Path) -> None:
     env.close()
 
 
-def test_an_interpreter_that_cannot_play_is_told_in_a_sentence(
-    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interpreter_that_cannot_play_is_told_in_a_sentence(stand_in: Path, tmp_path: Path) -> None:
+    given = options(stand_in)
     with pytest.raises(ValueError, match="no interpreter that runs .*No such file.*--setup minerl"):
-        MineRLEnvironment(SURVIVAL, replace(OPTIONS, python=tmp_path / "nowhere"))
-    monkeypatch.setenv("STAND_IN", "never starts")
+        MineRLEnvironment(SURVIVAL, replace(given, python=stand_in / "nowhere"))
+    go_wrong(stand_in, "never starts")
     with pytest.raises(ValueError, match="SystemExit: 3"):
-        MineRLEnvironment(SURVIVAL, OPTIONS)
-    monkeypatch.setenv("STAND_IN", "other actions")
+        MineRLEnvironment(SURVIVAL, given)
+    go_wrong(stand_in, "other actions")
     with pytest.raises(ValueError, match=r"other actions: lacks \['drop'\]"):
-        MineRLEnvironment(SURVIVAL, OPTIONS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "empty"))
+        MineRLEnvironment(SURVIVAL, given)
     with pytest.raises(ValueError, match="lacks the package gym"):
-        MineRLEnvironment(SURVIVAL, OPTIONS)
+        MineRLEnvironment(SURVIVAL, replace(given, python=Path(sys.executable)))
 
 
 def test_several_games_play_side_by_side(stand_in: Path) -> None:
     with VectorEnv(
-        SURVIVAL, num_envs=2, processes=2, stock=True, action_repeat=1, options=replace(OPTIONS, size=(36, 64))
+        SURVIVAL, num_envs=2, processes=2, stock=True, action_repeat=1, options=options(stand_in, size=(36, 64))
     ) as envs:
         assert envs.frame_shape == (3, 36, 64) and envs.task_names == TASKS and envs.action_space == MINECRAFT
         assert [a.frame[0, 0, 0] for a in envs.reset([3, 4])] == [3, 4]
@@ -255,7 +260,7 @@ def test_several_games_play_side_by_side(stand_in: Path) -> None:
 
 @pytest.mark.parametrize(("fit", "size"), [("pad", (384, 640)), ("stretch", (64, 64)), ("crop", (64, 64))])
 def test_frames_come_to_the_datasets_size_as_recordings_do(stand_in: Path, fit: str, size: tuple[int, int]) -> None:
-    with playing(options=replace(OPTIONS, size=size, fit=fit)) as env:  # type: ignore[arg-type]
+    with playing(stand_in, size=size, fit=fit) as env:
         frame = env.reset(7).frame
     assert frame.shape == (3, *size)
     black = (frame == 0).all(axis=0)
@@ -263,10 +268,10 @@ def test_frames_come_to_the_datasets_size_as_recordings_do(stand_in: Path, fit: 
     np.testing.assert_array_equal(frame[:, size[0] // 2, size[1] // 2], [7, 0, 255])
 
 
-def test_what_minerl_needs_is_told_where_it_is_not_given() -> None:
+def test_what_minerl_needs_is_told_where_it_is_not_given(stand_in: Path) -> None:
     with pytest.raises(ValueError, match="needs an interpreter of its own.*--setup minerl"):
         make_env(SURVIVAL, stock=True, action_repeat=1)
     with pytest.raises(ValueError, match="an action for each of its steps"):
-        make_env(SURVIVAL, stock=True, action_repeat=4, options=OPTIONS)
+        make_env(SURVIVAL, stock=True, action_repeat=4, options=options(stand_in))
     with pytest.raises(ValueError, match="takes no options"):
-        make_env("CarRacing-v3", stock=True, action_repeat=4, options=OPTIONS)
+        make_env("CarRacing-v3", stock=True, action_repeat=4, options=options(stand_in))
