@@ -2,7 +2,7 @@
 
     python -m launch.doctor
     python -m launch.doctor --setup minerl
-    python -m launch.doctor --setup minerl --python python3.10 --venv minerl
+    python -m launch.doctor --setup minerl --python python3.9 --venv minerl
 
 The second says what MineRL needs, the third makes an environment that has it.
 """

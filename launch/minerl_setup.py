@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = "git+https://github.com/minerllabs/minerl"
-PYTHONS = ("python3.10", "python3.9", "python3.8")
+PYTHONS = ("python3.9", "python3.8", "python3.10")
 HOSTS = ("github.com", "services.gradle.org", "libraries.minecraft.net")
 """Of MineRL's source, of the program that builds it, and of Minecraft."""
 SECONDS = 10.0
@@ -116,8 +116,8 @@ def _python(ask: Ask, python: Path | None) -> Need:
         "old Python",
         "",
         f"numpy 1.23 and gym 0.19 need Python 3.8, 3.9 or 3.10 with venv, and {', '.join(map(str, tried))} "
-        f"{'is' if len(tried) == 1 else 'are'} none that works: install one (uv python install 3.10, pyenv install "
-        "3.10, or conda create -n minerl python=3.10) and give it with --python",
+        f"{'is' if len(tried) == 1 else 'are'} none that works: install one (uv python install 3.9, pyenv install "
+        "3.9, or conda create -n minerl python=3.9) and give it with --python",
     )
 
 

@@ -50,7 +50,7 @@ def test_each_thing_that_is_missing_has_a_sentence_that_says_how_to_get_it() -> 
         "JDK 8": "there is no javac: install one",
         "display": "apt-get install xvfb",
         "git": "apt-get install git",
-        "old Python": "python3.10, python3.9, python3.8 are none that works",
+        "old Python": "python3.9, python3.8, python3.10 are none that works",
         "services.gradle.org": "cannot be reached from here",
     }.items():
         assert says in found[name].advice and "\n" not in found[name].advice
