@@ -1,8 +1,8 @@
-"""The process that plays MineRL, in an interpreter of its own: python minerl_child.py SOCKET FRAME
+"""The process that plays MineRL, in an interpreter of its own, with a socket as its standard input.
 
 MineRL pins packages of 2021, so this script runs where they are: on Python 3.8 or newer, with numpy, gym and minerl,
-and nothing of ours. `agent.envs.minerl_game` starts it, talks to it by lines of JSON over an inherited socket, and
-reads frames out of an inherited file that both map into memory: what the game prints disturbs neither.
+and nothing of ours. `agent.envs.minerl_game` starts it, talks to it by lines of JSON over that socket, and reads frames
+out of an inherited file that both map into memory: what the game prints disturbs neither.
 
 Each order gets one answer; {"failure": TEXT} says why there is none. MineRL itself checks no action, and passes a game
 that broke off as an episode that ended: both are mended here.
@@ -29,14 +29,14 @@ import numpy as np  # noqa: E402
 class Child:
     """One environment of MineRL, and the counters that are wanted of it."""
 
-    def __init__(self, order: dict[str, Any], frame: mmap.mmap) -> None:
+    def __init__(self, order: dict[str, Any]) -> None:
         import gym
         import minerl  # noqa: F401  # registers its environments
 
         self.env = gym.make(order["game"])
         self.shape = tuple(order["shape"])
         self.counters = [tuple(name.split(":")) for name in order["counters"]]
-        self.pixels = np.ndarray(self.shape, np.uint8, frame)
+        self.pixels = np.ndarray(self.shape, np.uint8, mmap.mmap(order["frame"], 0))
         self.sent: dict[str, int] = {}
         self.steps = 0
         _count_what_is_opened(self.env)
@@ -127,7 +127,7 @@ def orders(connection: socket.socket) -> Iterator[dict[str, Any]]:
             yield json.loads(line.decode())
 
 
-def serve(connection: socket.socket, frame: mmap.mmap) -> None:
+def serve(connection: socket.socket) -> None:
     child: Child | None = None
     for order in orders(connection):
         try:
@@ -135,7 +135,7 @@ def serve(connection: socket.socket, frame: mmap.mmap) -> None:
                 tempfile.tempdir = order["folder"]  # gets MineRL's copy of the game, and is removed with it
                 os.environ.setdefault("MALMO_MINECRAFT_OUTPUT_LOGDIR", order["folder"])
                 os.environ.setdefault(order["mark"], "1")  # by which its processes are found
-                child = Child(order, frame)
+                child = Child(order)
                 answer = child.facts()
             else:
                 answer = getattr(child, order["do"])(order)
@@ -147,5 +147,11 @@ def serve(connection: socket.socket, frame: mmap.mmap) -> None:
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
+def main() -> None:
+    connection = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # else the game, which inherits it, might read our orders
+    serve(connection)
+
+
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0))
+    main()

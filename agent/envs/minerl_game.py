@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHILD = Path(__file__).with_name("minerl_child.py")
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # else where temporary files are
 POLL = 0.2  # seconds after which a silent process is looked at: its own children may hold the socket open
 TAIL = 4000  # bytes kept of what the game prints
 SHOWN = 200  # characters of that in a message
@@ -48,38 +49,38 @@ class Game:
         self._mark = f"REVERIE_GAME_{uuid.uuid4().hex}"
         self._folder = tempfile.mkdtemp(prefix="minerl-")
         self._printed, self._received = bytearray(), bytearray()
+        self._memory: mmap.mmap | None = None
         self.pixels: NDArray[np.uint8] = np.zeros(0, np.uint8)
         """The newest frame, [h, w, c]; the game writes the next one over it."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket, theirs = socket.socketpair()
         try:
-            self._memory = self._start(python, int(np.prod(shape)))
-            self.pixels = np.ndarray(tuple(shape), np.uint8, self._memory)
-            start = {"do": "start", "game": game, "shape": list(shape), "counters": list(counters)}
-            self.facts = self.ask({**start, "folder": self._folder, "mark": self._mark}, seconds=seconds)
+            with tempfile.TemporaryFile(dir=MEMORY) as frame:  # it has no name, so nothing is left of it
+                frame.truncate(int(np.prod(shape)))
+                self._start(python, frame.fileno(), theirs)
+                self._memory = mmap.mmap(frame.fileno(), 0)
+                self.pixels = np.ndarray(tuple(shape), np.uint8, self._memory)
+                start: dict[str, Any] = {"do": "start", "game": game, "shape": list(shape), "counters": list(counters)}
+                start |= {"frame": frame.fileno(), "folder": self._folder, "mark": self._mark}
+                self.facts = self.ask(start, seconds=seconds)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, python: Path, size: int) -> mmap.mmap:
-        ours, theirs = socket.socketpair()
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with tempfile.TemporaryFile(dir=memory) as frame, theirs:
-            frame.truncate(size)
-            handed = (theirs.fileno(), frame.fileno())
-            self._socket = ours
+    def _start(self, python: Path, frame: int, theirs: socket.socket) -> None:
+        with theirs:
             self._process = subprocess.Popen(
-                [python, CHILD, *map(str, handed)],
-                pass_fds=handed,
-                stdin=subprocess.DEVNULL,
+                [python, CHILD],
+                pass_fds=(frame,),
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
                 start_new_session=True,  # so that Ctrl-C is ours to handle, and a signal reaches all of it
             )
-            assert self._process.stdout is not None
-            self._output = self._process.stdout.fileno()
-            os.set_blocking(self._output, False)
-            return mmap.mmap(frame.fileno(), size)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout.fileno()
+        os.set_blocking(self._output, False)
 
     def ask(self, order: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
         """The answer. Raises GameFailed where there is none in time."""
@@ -143,19 +144,18 @@ class Game:
     def close(self) -> None:
         """Kills all of its processes, without a word: no world is worth a wait. May be called again."""
         process, self._process = self._process, None
-        if process is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kill_marked(self._mark)
-        self._socket.close()
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kill_marked(self._mark)
+            assert process.stdout is not None
+            process.stdout.close()
         self.pixels = np.zeros(0, np.uint8)
-        with suppress(BufferError):  # someone still looks at the last frame
-            self._memory.close()
-        assert process.stdout is not None
-        process.stdout.close()
+        if self._memory is not None:
+            with suppress(BufferError):  # someone still looks at the last frame
+                self._memory.close()
+        self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
