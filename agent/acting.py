@@ -31,6 +31,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class TaskPolicy(Protocol):
+    """A policy that may be told another task in the middle of an episode."""
+
+    def tell(self, tasks: Sequence[int]) -> None:
+        """The number of each environment's task, from the next action on, until the next reset."""
+        ...
+
+
 class RandomPolicy:
     """Uniform over the action space."""
 
@@ -61,6 +70,13 @@ class AgentPolicy:
         self.generator = torch.Generator(self.agent.token_embed.device).manual_seed(seed)
         self._simulator: Simulator | None = None
         self._cache: Cache | None = None
+        self._told: Tensor | None = None
+
+    def tell(self, tasks: Sequence[int]) -> None:
+        """Another task for each environment; what the agent saw and did until now stays as it was taken in."""
+        self._told = torch.tensor(tasks, device=self.generator.device)
+        if self._simulator is not None:
+            self._simulator.agent_tokens = self.agent.tokens(self._told)
 
     @torch.no_grad()
     def act(self, arrivals: Sequence[Arrival]) -> NDArray[np.float32]:
@@ -80,7 +96,8 @@ class AgentPolicy:
         if self._simulator is not None:
             return self._simulator.observe(latents, actions, labeled).agent_output
         count, device = len(latents), latents.device
-        tokens = self.agent.tokens(torch.full((count,), self.task, device=device))
+        task = torch.full((count,), self.task, device=device) if self._told is None else self._told
+        tokens = self.agent.tokens(task)
         self._simulator = Simulator(self.agent.world, agent_tokens=tokens, generator=self.generator)
         first = LatentClip(
             latents=latents.unsqueeze(1),
@@ -89,6 +106,6 @@ class AgentPolicy:
             rewards=torch.zeros(count, 1, device=device),
             continues=torch.ones(count, 1, dtype=torch.bool, device=device),
             is_first=torch.ones(count, 1, dtype=torch.bool, device=device),
-            task=torch.full((count,), self.task, device=device),
+            task=task,
         )
         return self._simulator.reset(first)[:, -1]

@@ -1,6 +1,10 @@
 """Say what this machine has, what the commands would use of it, what is missing, and what to type to get it.
 
-python -m launch.doctor
+    python -m launch.doctor
+    python -m launch.doctor --setup minerl
+    python -m launch.doctor --setup minerl --python python3.9 --venv minerl
+
+The second says what MineRL needs, the third makes an environment that has it.
 """
 
 import platform
@@ -13,13 +17,14 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launch import minerl_setup
 from launch.command import main_of_one
 from launch.compiling import compiler
 from launch.distributed import cores, has_bf16
@@ -61,13 +66,45 @@ EXTRAS = {
 class Doctor:
     json: Path | None = None
     """Also write what was found here."""
+    setup: Literal["minerl"] | None = None
+    """Look at what this needs instead."""
+    python: Path | None = None
+    """For --setup: an old interpreter, by which an environment is made that has all packages."""
+    venv: Path = Path("minerl")
+    """For --setup: where it is made."""
+    source: str = minerl_setup.SOURCE
+    """For --setup: a source tree of MineRL, or what pip takes in its place."""
 
 
 def doctor(config: Doctor) -> None:
+    if config.setup == "minerl":
+        set_up_minerl(config)
+        return
     found = examine()
     show(found)
     if config.json is not None:
         write_json(config.json, found)
+
+
+def set_up_minerl(config: Doctor) -> None:
+    """Raises ValueError where the environment is asked for and cannot be made."""
+    found = minerl_setup.needs(config.python, config.source)
+    table = Table("what MineRL needs", "here", title="MineRL")
+    for need in found:
+        table.add_row(need.name, escape(need.found or "missing"))
+    console = Console()
+    console.print(table)
+    for need in found:
+        if not need.found:
+            console.print(f"{need.name}: {need.advice}.", markup=False, highlight=False, soft_wrap=True)
+    if config.json is not None:
+        write_json(config.json, {need.name: {"found": need.found, "advice": need.advice} for need in found})
+    interpreter = config.venv / "bin/python"
+    if config.python is not None:
+        minerl_setup.install(config.python, config.venv, config.source)
+        print(f"MineRL is in {config.venv}: `python -m launch.evaluate_minecraft laptop --python {interpreter}`")
+    else:
+        print(f"`python -m launch.doctor --setup minerl --python PYTHON` makes {config.venv}, which has all packages.")
 
 
 def examine() -> dict[str, Any]:

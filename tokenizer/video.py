@@ -27,22 +27,41 @@ def encode_video(frames: NDArray[np.uint8], fps: float | int, *, crf: int = 20, 
     """
     if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"a video needs uint8 frames [t, 3, h, w], got {frames.dtype} {list(frames.shape)}")
-    height, width = frames.shape[2:]
-    rate = Fraction(fps).limit_denominator(1001)
-    # One thread: the bytes then do not depend on the machine, and collectors that run side by side use the other cores.
-    # No B-frames: presentation order is decoding order, so that a seek lands on the keyframe before the wanted frame.
-    options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0", "g": str(gop), "keyint_min": str(gop)}
     buffer = BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"  # 4:2:0 needs even sides
-        for index, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
-            frame.pts, frame.time_base = index, 1 / rate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    with closing(Film(buffer, (frames.shape[2], frames.shape[3]), fps, crf=crf, gop=gop)) as film:
+        for picture in frames:
+            film.add(picture)
     return buffer.getvalue()
+
+
+class Film:
+    """An H.264 mp4 that is written frame by frame, of this size (h, w); whole once it is closed."""
+
+    def __init__(
+        self, target: Path | BytesIO, size: tuple[int, int], fps: float | int, *, crf: int = 18, gop: int = 16
+    ) -> None:
+        self._rate = Fraction(fps).limit_denominator(1001)
+        # One thread: the bytes then do not depend on the machine, and collectors that run side by side use the other
+        # cores. No B-frames: presentation order is decoding order, so that a seek lands on the keyframe before.
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0"}
+        options |= {"g": str(gop), "keyint_min": str(gop)}
+        self._container = av.open(target if isinstance(target, BytesIO) else str(target), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        self._stream.height, self._stream.width = size
+        # 4:2:0 needs even sides
+        self._stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+        self.frames = 0
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """uint8 RGB [3, h, w]."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.transpose(1, 2, 0)), format="rgb24")
+        frame.pts, frame.time_base = self.frames, 1 / self._rate
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
 
 
 def decode_video(data: bytes | RawIOBase, start: int = 0, length: int | None = None) -> NDArray[np.uint8]:
@@ -170,7 +189,7 @@ def read_pictures(
                 _from(first, container, stream, rate) if first else enumerate(container.decode(stream))
             ):
                 if int((number + 1) * share + 1e-9) > int(number * share + 1e-9):
-                    yield _fitted(frame if edit is None else edit(number, frame), size, fit)
+                    yield fitted(frame if edit is None else edit(number, frame), size, fit)
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be decoded: {error}") from error
 
@@ -191,7 +210,8 @@ def _from(
             return
 
 
-def _fitted(frame: av.VideoFrame, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:
+def fitted(frame: av.VideoFrame, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:
+    """The picture, uint8 RGB [h, w, 3] of this size (h, w)."""
     height, width = size
     down, across = height / frame.height, width / frame.width
     if fit != "stretch":

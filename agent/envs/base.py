@@ -15,6 +15,8 @@ from dynamics.actions import ActionSpace
 
 RESTING = ("brake",)
 """Continuous parts that rest at -1, in whatever game has them: around 0 a car would stand on its brake."""
+FAILURE = "failure"
+"""In the info of an arrival that is the last because the game broke, not because the episode ended: why."""
 OVERSHOOT = 1e-4  # a policy's float arithmetic may leave [-1, 1] by this much
 
 

@@ -35,16 +35,25 @@ INSTALLED = "reverie.envs"
 """Group of the entry points by which installed packages tell their environments (docs/your_world.md)."""
 GYMNASIUM = "gym:"
 """Begins the name of any environment that gymnasium knows."""
+MINERL = ("MineRLHumanSurvival-v0", "MineRLObtainDiamondShovel-v0")
+"""They need options: `agent.envs.minerl.MineRLOptions`."""
 
 
-def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = False) -> Environment:
+def make_env(
+    name: str, *, stock: bool, action_repeat: int, endless: bool = False, options: object | None = None
+) -> Environment:
     """The environment of that name; `stock` where scores are reported, else a faster one of equal pixels.
 
     An `endless` one goes on where its game would have ended. "gym:ID" is gymnasium's environment of that ID, which is
     always stock; the name may come out of a dataset, so an ID that makes gymnasium import a module is refused.
+    `options` are what an environment needs to know that depends on this machine; few take any.
 
     Raises ValueError for an unknown name, ImportError with the install command where its packages are missing.
     """
+    if name in MINERL:
+        return _minerl(name, action_repeat=action_repeat, endless=endless, options=options)
+    if options is not None:
+        raise ValueError(f"{name} takes no options, got {options}")
     if name.startswith(GYMNASIUM):
         return _gymnasium(name.removeprefix(GYMNASIUM), action_repeat=action_repeat, endless=endless)
     if name in ENVS:
@@ -52,7 +61,8 @@ def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = Fals
     installed = _installed()
     if name not in installed:
         raise ValueError(
-            f"unknown environment {name!r}, have {sorted({*ENVS, *installed})}, and gym:ID for any of gymnasium"
+            f"unknown environment {name!r}, have {sorted({*ENVS, *MINERL, *installed})}, "
+            "and gym:ID for any of gymnasium"
         )
     made: Environment = installed[name].load()(stock=stock, action_repeat=action_repeat, endless=endless)
     return made
@@ -60,7 +70,7 @@ def make_env(name: str, *, stock: bool, action_repeat: int, endless: bool = Fals
 
 def is_known(name: str) -> bool:
     """Whether there may be such an environment; of gymnasium's only `make_env` knows."""
-    return name.startswith(GYMNASIUM) or name in ENVS or name in _installed()
+    return name.startswith(GYMNASIUM) or name in ENVS or name in MINERL or name in _installed()
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -78,3 +88,15 @@ def _gymnasium(game: str, *, action_repeat: int, endless: bool) -> Environment:
     from agent.envs.any_gymnasium import GymnasiumEnvironment
 
     return GymnasiumEnvironment(game, action_repeat=action_repeat)
+
+
+def _minerl(name: str, *, action_repeat: int, endless: bool, options: object | None) -> Environment:
+    from agent.envs.minerl import ADVICE, MineRLEnvironment, MineRLOptions
+
+    if action_repeat != 1 or endless:
+        raise ValueError(f"{name} takes an action for each of its steps, and ends where its game ends")
+    if not isinstance(options, MineRLOptions):
+        raise ValueError(
+            f"{name} needs an interpreter of its own, which only launch.evaluate_minecraft gives; {ADVICE}"
+        )
+    return MineRLEnvironment(name, options)

@@ -33,9 +33,11 @@ class EnvironmentSpec:
     name: str
     stock: bool
     action_repeat: int
+    options: object | None = None
+    """What an environment needs to know that depends on this machine (see `make_env`)."""
 
     def make(self) -> Environment:
-        return make_env(self.name, stock=self.stock, action_repeat=self.action_repeat)
+        return make_env(self.name, stock=self.stock, action_repeat=self.action_repeat, options=self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +115,19 @@ class VectorEnv:
     `if __name__ == "__main__"` guard.
     """
 
-    def __init__(self, name: str, *, num_envs: int, processes: int, stock: bool, action_repeat: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_envs: int,
+        processes: int,
+        stock: bool,
+        action_repeat: int,
+        options: object | None = None,
+    ) -> None:
         if num_envs < 1 or processes < 0:
             raise ValueError(f"num_envs={num_envs} needs at least 1, processes={processes} at least 0")
-        spec = EnvironmentSpec(name=name, stock=stock, action_repeat=action_repeat)
+        spec = EnvironmentSpec(name=name, stock=stock, action_repeat=action_repeat, options=options)
         self.num_envs = num_envs
         self._workers: list[tuple[BaseProcess, Connection]] = []
         self._local: EnvironmentGroup | None = None

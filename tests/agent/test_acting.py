@@ -117,3 +117,29 @@ def test_the_random_policy_repeats_itself_for_a_seed(episode: EpisodeClip) -> No
     assert (rows[0] != rows[2]).any() and rows[0].shape == (3, ENVS, MIXED.size) and rows[0].dtype == np.float32
     MIXED.check(rows[0])
     assert isinstance(policy, Policy)
+
+
+def told(policy: AgentPolicy, agent: Agent, episode: EpisodeClip, tasks: dict[int, list[int]]) -> Tensor:
+    """What the policy head read at each frame, told these tasks before the frames of these numbers."""
+    features: list[Tensor] = []
+    hook = agent.policy.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    policy.reset(0)
+    for t in range(FRAMES):
+        if t in tasks:
+            policy.tell(tasks[t])
+        policy.act(arrivals(episode, t))
+    hook.remove()
+    return torch.stack(features, dim=1)
+
+
+def test_another_task_is_heard_from_then_on_by_the_environment_that_it_is_for(
+    tokenizer: Tokenizer, agent: Agent, episode: EpisodeClip
+) -> None:
+    policy = AgentPolicy(tokenizer, agent)
+    zeros, ones = (seen(AgentPolicy(tokenizer, agent, task=task), agent, episode)[0] for task in (0, 1))
+    torch.testing.assert_close(told(policy, agent, episode, {0: [0, 1]}), torch.stack([zeros[0], ones[1]]))
+    changed = told(policy, agent, episode, {4: [0, 1]})
+    torch.testing.assert_close(changed[0], zeros[0])
+    torch.testing.assert_close(changed[1, :4], zeros[1, :4])
+    assert not torch.isclose(changed[1, 4:], zeros[1, 4:]).all()
+    torch.testing.assert_close(told(policy, agent, episode, {}), zeros)  # a reset forgets what was told

@@ -1,0 +1,141 @@
+"""Ladders of tasks: what an agent is told to do next, and which milestones an episode reached (Dreamer 4, sec. 4).
+
+A ladder is told what happened in each step, as counts by the names of tasks, and goes on to its next task once the
+current one has happened so many times. Which game it belongs to is data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Rung(NamedTuple):
+    task: str
+    times: int | None
+    """Its event has to happen until the next task is told; without end where None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    rungs: tuple[Rung, ...]
+    milestones: Mapping[str, str]
+    """Name -> the task whose first event reaches it."""
+
+    def __post_init__(self) -> None:
+        for place, (task, times) in enumerate(self.rungs, start=1):
+            if times is None and place < len(self.rungs) or times is not None and times < 1:
+                raise ValueError(f"rung {place} asks for {task} {times} times: only the last one may be without end")
+        if not self.rungs:
+            raise ValueError("a ladder needs at least one rung")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task that may be told, once."""
+        return tuple(dict.fromkeys(rung.task for rung in self.rungs))
+
+
+class Climb:
+    """One episode on a ladder."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        self.ladder = ladder
+        self.rung, self.count = 0, 0
+        """Number of the current rung, and how many events of its task were seen since it was told."""
+        self.reached: dict[str, int] = {}
+        """Milestone -> the step at which it was first reached."""
+
+    @property
+    def task(self) -> str:
+        return self.ladder.rungs[self.rung].task
+
+    def see(self, events: Mapping[str, int], step: int) -> bool:
+        """Takes in what happened in a step; says whether another task is current now.
+
+        Only what was told counts, and a step finishes one rung at most: what it brought beyond that was not asked for.
+        The last rung stays.
+        """
+        for milestone, task in self.ladder.milestones.items():
+            if events.get(task, 0) > 0:
+                self.reached.setdefault(milestone, step)
+        self.count += events.get(self.task, 0)
+        wanted = self.ladder.rungs[self.rung].times
+        if wanted is None or self.count < wanted or self.rung + 1 == len(self.ladder.rungs):
+            return False
+        before = self.task
+        self.rung, self.count = self.rung + 1, 0
+        return self.task != before
+
+
+def increases(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """How far each counter of a game rose; one that fell, as after a death, did not."""
+    return {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
+
+
+MINECRAFT_LADDER = Ladder(
+    rungs=(
+        Rung("mine_log", 10),
+        Rung("craft_planks", 20),
+        Rung("craft_crafting_table", 1),
+        Rung("place_crafting_table", 1),
+        Rung("craft_stick", 4),
+        Rung("craft_wooden_pickaxe", 1),
+        Rung("use_wooden_pickaxe", 1),
+        Rung("mine_cobblestone", 3),
+        Rung("craft_planks", 4),
+        Rung("craft_crafting_table", 1),
+        Rung("place_crafting_table", 1),
+        Rung("craft_stick", 4),
+        Rung("craft_stone_pickaxe", 1),
+        Rung("use_stone_pickaxe", 1),
+        Rung("mine_iron_ore", 3),
+        Rung("mine_cobblestone", 8),
+        Rung("craft_planks", 4),
+        Rung("craft_crafting_table", 1),
+        Rung("place_crafting_table", 1),
+        Rung("craft_furnace", 1),
+        Rung("craft_iron_ingot", 3),
+        Rung("craft_stick", 2),
+        Rung("craft_iron_pickaxe", 1),
+        Rung("use_iron_pickaxe", 1),
+        Rung("mine_diamond", None),
+    ),
+    milestones={
+        "log": "mine_log",
+        "planks": "craft_planks",
+        "stick": "craft_stick",
+        "crafting table": "craft_crafting_table",
+        "wooden pickaxe": "craft_wooden_pickaxe",
+        "cobblestone": "mine_cobblestone",
+        "stone pickaxe": "craft_stone_pickaxe",
+        "iron ore": "mine_iron_ore",
+        "furnace": "craft_furnace",
+        "iron ingot": "craft_iron_ingot",
+        "iron pickaxe": "craft_iron_pickaxe",
+        "diamond": "mine_diamond",
+    },
+)
+"""Counts are of items: a log gives four planks. Each crafting table is made anew where it is needed."""
+
+CRAFTER_LADDER = Ladder(
+    rungs=(
+        Rung("collect_wood", 5),
+        Rung("place_table", 1),
+        Rung("make_wood_pickaxe", 1),
+        Rung("collect_stone", 5),
+        Rung("make_stone_pickaxe", 1),
+        Rung("collect_coal", 1),
+        Rung("place_furnace", 1),
+        Rung("collect_iron", 1),
+        Rung("make_iron_pickaxe", 1),
+        Rung("collect_diamond", None),
+    ),
+    milestones={
+        task: task
+        for task in (
+            *("collect_wood", "place_table", "make_wood_pickaxe", "collect_stone", "make_stone_pickaxe"),
+            *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond"),
+        )
+    },
+)
+"""The counts are what later rungs use up: 2 wood for the table and 1 for each pickaxe; 4 stone for the furnace, 1 for
+the stone pickaxe. The bag holds 9 of each."""

@@ -1,0 +1,137 @@
+"""Episodes on a ladder as commands play them: each is kept as soon as it is over, filmed, and never played again."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.envs.base import Arrival
+from agent.ladder import Ladder
+from agent.milestones import Ascent, Ending
+from launch.interrupt import Interrupts
+from launch.run_folder import write_json
+from tokenizer.shard_format import read_json
+from tokenizer.video import Film
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Keeper:
+    """What one agent played: FOLDER/episodes/SEED.json, beside FOLDER/videos/SEED.mp4 of the first `films` seeds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        made_by: Mapping[str, Any],
+        seeds: range,
+        *,
+        fps: float,
+        films: int | None,
+        interrupts: Interrupts,
+    ) -> None:
+        self.folder, self.made_by, self.seeds, self.fps = folder, dict(made_by), seeds, fps
+        self.filmed = seeds if films is None else seeds[:films]
+        self.interrupts = interrupts
+        self.ascents = {seed: ascent for seed in seeds if (ascent := self._kept(seed)) is not None}
+        self._films: dict[int, Film] = {}
+        self._steps, self._began, self._said = 0, time.monotonic(), time.monotonic()
+
+    @property
+    def missing(self) -> list[int]:
+        return [seed for seed in self.seeds if seed not in self.ascents]
+
+    def _kept(self, seed: int) -> Ascent | None:
+        """Of an earlier run, where the same agent played by the same rules."""
+        path = self._place(seed, "episodes", "json")
+        kept = read_json(path) if path.exists() else {}
+        return Ascent(**kept["ascent"]) if kept.get("made_by") == self.made_by else None
+
+    def _place(self, seed: int, kind: str, suffix: str) -> Path:
+        return self.folder / kind / f"{seed:08d}.{suffix}"
+
+    def see(self, seed: int, arrival: Arrival) -> None:
+        self._steps += 1
+        if seed in self.filmed:
+            self._film(seed, arrival)
+        if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            rate = self._steps / (self._said - self._began)
+            print(f"{self.folder.name}: {self._steps} steps, {rate:.1f} a second, {len(self.missing)} episodes left")
+
+    def _film(self, seed: int, arrival: Arrival) -> None:
+        path = self._unfinished(seed)
+        if arrival.is_first:
+            self._give_up(seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _, height, width = arrival.frame.shape
+            self._films[seed] = Film(path, (height, width), self.fps, crf=28)
+        self._films[seed].add(arrival.frame)
+
+    def _unfinished(self, seed: int) -> Path:
+        return self._place(seed, "videos", "mp4.part")
+
+    def _give_up(self, seed: int) -> None:
+        film = self._films.pop(seed, None)
+        if film is not None:
+            film.close()
+            self._unfinished(seed).unlink()
+
+    def end(self, ascent: Ascent) -> None:
+        film = self._films.pop(ascent.seed, None)
+        if film is not None:
+            film.close()
+            os.replace(self._unfinished(ascent.seed), self._place(ascent.seed, "videos", "mp4"))
+        write_json(self._place(ascent.seed, "episodes", "json"), {"made_by": self.made_by, "ascent": asdict(ascent)})
+        self.ascents[ascent.seed] = ascent
+        last = max(ascent.reached, key=lambda name: ascent.reached[name], default="nothing")
+        why = f" ({ascent.reason})" if ascent.ended == "failed" else ""
+        words: dict[Ending, str] = {"time": "time was up", "death": "the game ended", "failed": "the game broke"}
+        print(
+            f"{self.folder.name}: episode {ascent.seed} came to {last} in {ascent.steps} steps, then "
+            f"{words[ascent.ended]}{why}",
+            flush=True,
+        )
+
+    def stopped(self) -> bool:
+        return bool(self.interrupts.received)
+
+    def close(self) -> None:
+        """Gives up what is under way."""
+        for seed in list(self._films):
+            self._give_up(seed)
+
+
+def show(results: Mapping[str, Any], ladder: Ladder, others: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """The table for people: percent of episodes with its interval and median minutes, beside what others report."""
+    table = Table(title=title)
+    table.add_column("milestone")
+    for name, row in results.items():
+        table.add_column(f"{name}\n{row['episodes']} episodes", justify="right")
+    for name in others:
+        table.add_column(name, justify="right")
+    for milestone in ladder.milestones:
+        ours = [_cell(row["milestones"][milestone]) for row in results.values()]
+        theirs = [f"{shares[milestone]:.1f}" if milestone in shares else "" for shares in others.values()]
+        table.add_row(milestone, *ours, *theirs)
+    console = Console()
+    console.print(table)
+    for name, row in results.items():
+        if row["broken_games"]:
+            console.print(
+                f"{name}: games broke {row['broken_games']} times, {row['ended']['failed']} of {row['episodes']} "
+                "episodes each time they were begun: these count as episodes that reached nothing",
+                soft_wrap=True,
+            )
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if row["rate"] is None:
+        return ""
+    low, high = row["ci95"]
+    minutes = "" if row["median_minutes"] is None else f", {row['median_minutes']:.1f} min"
+    return f"{100 * row['rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}]{minutes}"

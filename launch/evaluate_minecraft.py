@@ -1,0 +1,228 @@
+"""Judge agents in Minecraft by the paper's protocol: an hour in a random world, told one task after another.
+
+    python -m launch.evaluate_minecraft dreamer4 --python ~/minerl/bin/python
+    python -m launch.evaluate_minecraft dreamer4 --python ~/minerl/bin/python --agents random --episodes 100
+
+The ladder of tasks leads from a log to a diamond; the milestones on its way are counted with their times. Needs MineRL
+in an interpreter of its own (docs/minerl.md). Each episode is kept in the run's folder as soon as it is over, so an
+interrupted command goes on. An episode whose game breaks is played anew from its seed, and counts as failed in the end.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.acting import AgentPolicy, Policy, RandomPolicy
+from agent.climbing import evaluate_ladder
+from agent.envs.minecraft_actions import MINECRAFT
+from agent.envs.minerl import MineRLEnvironment, MineRLOptions
+from agent.envs.vector import VectorEnv
+from agent.ladder import MINECRAFT_LADDER
+from agent.milestones import table
+from agent.seeds import EVALUATION_TRACKS
+from dynamics.actions import ActionSpace
+from launch.climbs import Keeper, show
+from launch.command import main
+from launch.interrupt import Interrupts
+from launch.memory import fits
+from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor
+from launch.run_folder import write_json
+from launch.training import open_dataset
+from tokenizer.shard_format import DatasetMeta, read_json
+from tokenizer.video import Fit
+
+GAME = "MineRLHumanSurvival-v0"
+AgentName = Literal["random", "cloned", "imagined", "bc_scratch"]
+PAPER = {
+    "Dreamer 4": {"log": 99.1, "stone pickaxe": 90.1, "iron ingot": 39.5, "iron pickaxe": 29.0, "diamond": 0.7},
+    "its WM+BC": {"log": 99.6, "stone pickaxe": 89.4, "iron ingot": 27.8, "iron pickaxe": 16.9, "diamond": 0.0},
+    "its BC": {"log": 97.3, "stone pickaxe": 53.8, "iron ingot": 4.3, "iron pickaxe": 0.6, "diamond": 0.0},
+}
+"""Percent of 1,000 episodes of an hour (Hafner et al. 2025, the offline diamond challenge)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateMinecraft:
+    run: Path
+    """Folder that gets the episodes, the videos and results.json."""
+    data: Path
+    """Folder of the training shards: says how large frames are and which number each task has."""
+    tokenizer: Path
+    cloned: Path
+    imagined: Path
+    bc_scratch: Path
+    python: Path = Path("minerl/bin/python")
+    """Interpreter that has MineRL; `python -m launch.doctor --setup minerl` makes one."""
+    agents: tuple[AgentName, ...] = ("random", "cloned", "imagined")
+    episodes: int = 1000
+    """Of each agent; all agents get the same worlds."""
+    max_steps: int = 72_000
+    """Actions after which an episode is cut: an hour of 20 a second."""
+    num_envs: int = 4
+    """Games side by side, each with some 4 GB and two cores of its own."""
+    attempts: int = 3
+    """How often an episode whose game broke is begun."""
+    films: int | None = None
+    """Episodes that are filmed, the first of them; all where not given. An hour takes some hundreds of megabytes."""
+    fit: Fit | None = None
+    """How frames come to the data's size; as those of the data did where not given."""
+    start_seconds: float = 600.0
+    """For Minecraft to start and make a world."""
+    step_seconds: float = 120.0
+    """For a step: after that the game is broken."""
+    compile: bool = True
+    json: Path | None = None
+    """Also write the results here."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "max_steps", "num_envs", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        if self.films is not None and self.films < 0:
+            raise ValueError(f"films={self.films} must not be negative")
+
+    def options(self, meta: DatasetMeta) -> MineRLOptions:
+        return MineRLOptions(
+            python=self.python.expanduser(),
+            size=meta.frame_size,
+            fit=self.fit or _fit_of(self.data),
+            start_seconds=self.start_seconds,
+            step_seconds=self.step_seconds,
+        )
+
+
+def evaluate_minecraft(config: EvaluateMinecraft) -> None:
+    meta = open_dataset(config.data, "frames").meta
+    if ActionSpace.from_json(meta.action_space) != MINECRAFT:
+        raise ValueError(f"{config.data} has other actions than Minecraft: give imported recordings of it")
+    # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
+    policies = {name: _policy(name, config, meta) for name in config.agents}
+    MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
+    path = config.run / "results.json"
+    results = _kept(path, config)
+    for name in config.agents:
+        results[name] = _results(name, policies[name], config, meta)
+        for file in filter(None, (path, config.json)):
+            write_json(file, results)
+    show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")
+    print(f"results in {path}")
+
+
+def _kept(path: Path, config: EvaluateMinecraft) -> dict[str, Any]:
+    """Rows of agents that are not asked for now, as long as their episodes were as long."""
+    rows = read_json(path) if path.exists() else {}
+    return {name: row for name, row in rows.items() if row["max_steps"] == config.max_steps}
+
+
+def _results(name: AgentName, policy: Policy, config: EvaluateMinecraft, meta: DatasetMeta) -> dict[str, Any]:
+    """Plays what is missing of one agent's episodes."""
+    seeds = range(EVALUATION_TRACKS, EVALUATION_TRACKS + config.episodes)
+    with Interrupts() as interrupts:
+        keeper = Keeper(
+            config.run / name,
+            _made_by(name, config, meta),
+            seeds,
+            fps=MineRLEnvironment.fps,
+            films=config.films,
+            interrupts=interrupts,
+        )
+        if keeper.missing:
+            _play(name, policy, keeper, config, meta)
+        if interrupts.received:
+            raise KeyboardInterrupt
+    ascents = [keeper.ascents[seed] for seed in seeds]
+    return {**table(ascents, MINECRAFT_LADDER, fps=MineRLEnvironment.fps), "max_steps": config.max_steps}
+
+
+def _play(name: str, policy: Policy, keeper: Keeper, config: EvaluateMinecraft, meta: DatasetMeta) -> None:
+    count = min(config.num_envs, len(keeper.missing))
+    with (
+        fits(f"{count} episodes side by side", "lower --num-envs; episodes that are there are kept"),
+        VectorEnv(
+            GAME, num_envs=count, processes=count, stock=True, action_repeat=1, options=config.options(meta)
+        ) as envs,
+    ):
+        try:
+            evaluate_ladder(
+                policy,
+                envs,
+                MINECRAFT_LADDER,
+                keeper.missing,
+                keeper,
+                numbers={} if name == "random" else _numbers(meta),
+                max_steps=config.max_steps,
+                attempts=config.attempts,
+            )
+        finally:
+            keeper.close()
+
+
+def _made_by(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> dict[str, Any]:
+    """What must be the same for an episode to count."""
+    options = config.options(meta)
+    model = "random" if name == "random" else identity(agent_checkpoint(_run_of(name, config)))
+    frames = {"frame_size": list(options.size), "fit": options.fit}
+    return {"model": model, "environment": GAME, "max_steps": config.max_steps, **frames}
+
+
+def _policy(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> Policy:
+    if name == "random":
+        return RandomPolicy(MINECRAFT)
+    run = _run_of(name, config)
+    tokenizer, agent = load_actor(run, config.tokenizer, meta, config.data)
+    unknown = [task for task, number in _numbers(meta).items() if number >= agent.config.num_tasks]
+    if unknown:
+        raise ValueError(
+            f"the agent in {run} was trained for {agent.config.num_tasks} tasks, and {unknown[0]!r} is not among them: "
+            "give the data that it was trained on"
+        )
+    device = default_device()
+    return AgentPolicy(
+        for_inference(tokenizer, device, compile=config.compile), for_inference(agent, device, compile=config.compile)
+    )
+
+
+def _numbers(meta: DatasetMeta) -> dict[str, int]:
+    """The ladder's tasks by their numbers in the data."""
+    missing = [task for task in MINECRAFT_LADDER.tasks if task not in meta.tasks]
+    if missing:
+        raise ValueError(
+            f"the data know no task {missing[0]!r}, which the ladder tells, only {', '.join(meta.tasks)}: give data "
+            "that were imported with Minecraft's tasks"
+        )
+    return {task: meta.tasks.index(task) for task in MINECRAFT_LADDER.tasks}
+
+
+def _fit_of(data: Path) -> Fit:
+    """As the recordings came to their size; padded where nobody wrote it down."""
+    path = data.parent / "import.json"
+    fit: Fit = read_json(path)["settings"].get("fit", "pad") if path.exists() else "pad"
+    return fit
+
+
+def _run_of(name: AgentName, config: EvaluateMinecraft) -> Path:
+    run: Path = getattr(config, name)
+    return run
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "debug": {"episodes": 1, "num_envs": 1, "max_steps": 20, "compile": False},
+    "laptop": {"episodes": 20, "num_envs": 1},
+    "base": {"episodes": 100, "num_envs": 4},
+    "dreamer4": {"episodes": 1000, "num_envs": 8, "films": 50},
+}
+PRESETS = {
+    name: EvaluateMinecraft(
+        run=Path(f"runs/{name}/minecraft"),
+        data=Path(f"runs/{name}/data/train"),
+        tokenizer=Path(f"runs/{name}/tokenizer"),
+        cloned=Path(f"runs/{name}/agent"),
+        imagined=Path(f"runs/{name}/imagination"),
+        bc_scratch=Path(f"runs/{name}/bc_scratch"),
+        **sizes,
+    )
+    for name, sizes in SIZES.items()
+}
+
+if __name__ == "__main__":
+    main(PRESETS, evaluate_minecraft, description=__doc__, processes="first")
