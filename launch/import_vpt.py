@@ -19,7 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from agent.envs.minecraft_actions import MINECRAFT
-from agent.envs.minecraft_tasks import TASKS
+from agent.envs.minecraft_events import TASKS
 from launch.command import main
 from launch.importing import ImportConfig, import_recordings, presets
 from launch.run_folder import write_json

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.envs.minecraft_tasks import rarest
+from agent.envs.vpt_events import rarest
 from agent.envs.vpt_lines import read_lines
 from agent.envs.vpt_pointer import draw_pointer
 from launch.import_clips import Content, Rows

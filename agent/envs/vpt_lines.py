@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.envs.minecraft_actions import DEGREES_PER_PIXEL, KEYS, MINECRAFT, NULL_CAMERA, camera_class
-from agent.envs.minecraft_tasks import TASKS, find_events
+from agent.envs.minecraft_events import TASKS
+from agent.envs.vpt_events import find_events
 
 Line = dict[str, Any]
 Numbers = NDArray[np.float64]

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.envs.minecraft_actions import KEYS, MINECRAFT, NULL_CAMERA, camera_class
-from agent.envs.minecraft_tasks import TASKS
+from agent.envs.minecraft_events import TASKS
 from agent.envs.vpt_lines import Reading, camera_steps, parse_lines, read_lines
 from tests.vpt_recordings import recording
 

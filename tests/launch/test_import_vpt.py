@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agent.envs.minecraft_actions import KEYS
-from agent.envs.minecraft_tasks import TASKS
+from agent.envs.minecraft_events import TASKS
 from launch.import_vpt import PRESETS
 from tests.serving import serving
 from tests.vpt_recordings import recording, video, write_recording

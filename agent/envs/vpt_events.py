@@ -1,26 +1,18 @@
-"""Minecraft's 20 tasks, and the events that are their rewards, from the game's own counters (Dreamer 4, sec. 4).
+"""Events of Minecraft's 20 tasks in recordings, from the game's own counters and the windows that open.
 
-A counter is named as "minecraft.mine_block:minecraft.oak_log" and counts from the beginning of a world. An event is its
-rise, whatever the amount. What opens a window counts where the window is seen to open.
+An event is the rise of a counter, whatever the amount. What opens a window counts where the window is seen to open.
 
 Axes: t lines or frames, k tasks.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-TASKS = (
-    *("mine_log", "mine_cobblestone", "mine_iron_ore", "mine_coal", "mine_diamond"),
-    *("craft_planks", "craft_stick", "craft_crafting_table", "craft_furnace", "craft_iron_ingot"),
-    *("craft_wooden_pickaxe", "craft_stone_pickaxe", "craft_iron_pickaxe"),
-    *("open_crafting_table", "open_furnace", "place_crafting_table", "place_furnace"),
-    *("use_wooden_pickaxe", "use_stone_pickaxe", "use_iron_pickaxe"),
-)
+from agent.envs.minecraft_events import EVENT_OF, TASKS, counter_name
+
 BY_DEPTH = (
     *("mine_log", "craft_planks", "craft_crafting_table", "place_crafting_table", "open_crafting_table", "craft_stick"),
     *("craft_wooden_pickaxe", "use_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "use_stone_pickaxe"),
@@ -32,32 +24,11 @@ WINDOWS = ("open_crafting_table", "open_furnace")
 NEAR = 3
 """Ticks between a window's opening and its counter, at most: the game's server counts, its client opens."""
 
-_COUNTER = re.compile(r"(?:minecraft\.)?(\w+):(?:minecraft\.)?(\w+)")
-_EXACT = {
-    ("mine_block", "stone"): "mine_cobblestone",  # what it drops
-    ("mine_block", "cobblestone"): "mine_cobblestone",
-    ("mine_block", "iron_ore"): "mine_iron_ore",
-    ("mine_block", "coal_ore"): "mine_coal",
-    ("mine_block", "diamond_ore"): "mine_diamond",
-    **{("craft_item", task.removeprefix("craft_")): task for task in TASKS if task.startswith("craft_")},
-    **{("use_item", task.removeprefix("place_")): task for task in TASKS if task.startswith("place_")},
-    **{("use_item", task.removeprefix("use_")): task for task in TASKS if task.startswith("use_")},
-    **{("custom", f"interact_with_{task.removeprefix('open_')}"): task for task in WINDOWS},
-}
 
-
-@cache
 def task_of(counter: str) -> str | None:
-    """The task that a counter is of: logs and planks of any wood are one."""
-    match = _COUNTER.fullmatch(counter)
-    if match is None:
-        return None
-    kind, thing = match.groups()
-    if kind == "mine_block" and thing.endswith("_log"):
-        return "mine_log"
-    if kind == "craft_item" and thing.endswith("_planks"):
-        return "craft_planks"
-    return _EXACT.get((kind, thing))
+    """The task that a counter's rise is an event of."""
+    event = EVENT_OF.get(counter_name(counter))
+    return event if event in TASKS else None
 
 
 def find_events(

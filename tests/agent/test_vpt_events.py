@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.envs.minecraft_tasks import BY_DEPTH, NEAR, TASKS, find_events, rarest, task_of
+from agent.envs.minecraft_events import TASKS
+from agent.envs.vpt_events import BY_DEPTH, NEAR, find_events, rarest, task_of
 
 TABLE = "minecraft.custom:minecraft.interact_with_crafting_table"
 COUNTERS = {
