@@ -1,6 +1,6 @@
 """Ladders of tasks: what an agent is told to do next, and which milestones an episode reached (Dreamer 4, sec. 4).
 
-A ladder is told what happened in each step, as counts by the names of tasks, and goes on to its next task once the
+A ladder is told what happened in each step, as counts by the names of events, and goes on to its next task once the
 current one has happened so many times. Which game it belongs to is data.
 """
 
@@ -19,7 +19,7 @@ class Rung(NamedTuple):
 class Ladder:
     rungs: tuple[Rung, ...]
     milestones: Mapping[str, str]
-    """Name -> the task whose first event reaches it."""
+    """Name -> the event whose first time reaches it: a task's, or another of the game."""
 
     def __post_init__(self) -> None:
         for place, (task, times) in enumerate(self.rungs, start=1):
@@ -54,8 +54,8 @@ class Climb:
         Only what was told counts, and a step finishes one rung at most: what it brought beyond that was not asked for.
         The last rung stays.
         """
-        for milestone, task in self.ladder.milestones.items():
-            if events.get(task, 0) > 0:
+        for milestone, event in self.ladder.milestones.items():
+            if events.get(event, 0) > 0:
                 self.reached.setdefault(milestone, step)
         self.count += events.get(self.task, 0)
         wanted = self.ladder.rungs[self.rung].times
@@ -105,16 +105,17 @@ MINECRAFT_LADDER = Ladder(
         "stick": "craft_stick",
         "crafting table": "craft_crafting_table",
         "wooden pickaxe": "craft_wooden_pickaxe",
-        "cobblestone": "mine_cobblestone",
+        "cobblestone": "obtain_cobblestone",
         "stone pickaxe": "craft_stone_pickaxe",
-        "iron ore": "mine_iron_ore",
+        "iron ore": "obtain_iron_ore",
         "furnace": "craft_furnace",
         "iron ingot": "craft_iron_ingot",
         "iron pickaxe": "craft_iron_pickaxe",
-        "diamond": "mine_diamond",
+        "diamond": "obtain_diamond",
     },
 )
-"""Counts are of items: a log gives four planks. Each crafting table is made anew where it is needed."""
+"""Counts are of items: a log gives four planks. Each crafting table is made anew where it is needed. Milestones are what
+was obtained: ore that the wrong tool breaks is mined, and gives nothing."""
 
 CRAFTER_LADDER = Ladder(
     rungs=(

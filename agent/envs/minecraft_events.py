@@ -11,11 +11,10 @@ from agent.ladder import increases
 WOODS = ("acacia", "birch", "dark_oak", "jungle", "oak", "spruce")
 SOURCES: dict[str, tuple[str, ...]] = {
     "mine_log": tuple(f"mine_block:{wood}_log" for wood in WOODS),
-    # Not by the block: stone and ore that the wrong tool breaks give nothing.
-    "mine_cobblestone": ("pickup:cobblestone",),
-    "mine_iron_ore": ("pickup:iron_ore",),
-    "mine_coal": ("pickup:coal",),
-    "mine_diamond": ("pickup:diamond",),
+    "mine_cobblestone": ("mine_block:stone", "mine_block:cobblestone"),
+    "mine_iron_ore": ("mine_block:iron_ore",),
+    "mine_coal": ("mine_block:coal_ore",),
+    "mine_diamond": ("mine_block:diamond_ore",),
     "craft_planks": tuple(f"craft_item:{wood}_planks" for wood in WOODS),
     "craft_stick": ("craft_item:stick",),
     "craft_crafting_table": ("craft_item:crafting_table",),
@@ -33,9 +32,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "use_iron_pickaxe": ("use_item:iron_pickaxe",),
 }
 """Task -> the counters whose rise is its event."""
+OBTAINED = {f"obtain_{item}": (f"pickup:{item}",) for item in ("cobblestone", "iron_ore", "diamond")}
+"""Events that are no tasks, for milestones: a block that the wrong tool breaks is mined, and gives nothing."""
 TASKS = tuple(SOURCES)
-COUNTERS = tuple(counter for counters in SOURCES.values() for counter in counters)
-_TASK_OF = {counter: task for task, counters in SOURCES.items() for counter in counters}
+_EVENT_OF = {counter: event for event, counters in {**SOURCES, **OBTAINED}.items() for counter in counters}
+COUNTERS = tuple(_EVENT_OF)
 
 
 def counter_name(statistic: str) -> str:
@@ -44,10 +45,10 @@ def counter_name(statistic: str) -> str:
 
 
 def events(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """How often each task's event happened between two states of the counters; of items, not of strokes."""
+    """How often each event happened between two states of the counters; of items, not of strokes."""
     happened: dict[str, int] = {}
     for counter, count in increases(before, after).items():
-        if counter in _TASK_OF:
-            task = _TASK_OF[counter]
-            happened[task] = happened.get(task, 0) + count
+        if counter in _EVENT_OF:
+            event = _EVENT_OF[counter]
+            happened[event] = happened.get(event, 0) + count
     return happened

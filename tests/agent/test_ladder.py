@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.envs.minecraft_events import COUNTERS, TASKS, counter_name, events
+from agent.envs.minecraft_events import COUNTERS, OBTAINED, TASKS, counter_name, events
 from agent.ladder import CRAFTER_LADDER, MINECRAFT_LADDER, Climb, Ladder, Rung, increases
 from agent.milestones import Ascent, table, wilson
 
@@ -62,8 +62,8 @@ def test_minecrafts_ladder_leads_to_a_diamond_through_tasks_that_exist() -> None
             climb.see({rung.task: 1}, number)
     assert len(told) == 25 and told[-1] == "mine_diamond" and climb.task == "mine_diamond"
     assert set(told) <= set(TASKS) and len(TASKS) == 20
-    assert set(MINECRAFT_LADDER.milestones.values()) <= set(TASKS) and len(MINECRAFT_LADDER.milestones) == 12
-    assert climb.reached.keys() == MINECRAFT_LADDER.milestones.keys() - {"diamond"}
+    assert set(MINECRAFT_LADDER.milestones.values()) <= {*TASKS, *OBTAINED} and len(MINECRAFT_LADDER.milestones) == 12
+    assert climb.reached.keys() == MINECRAFT_LADDER.milestones.keys() - {"diamond", "cobblestone", "iron ore"}
 
 
 def test_crafters_ladder_asks_for_what_its_later_rungs_use_up() -> None:
@@ -82,6 +82,17 @@ def test_the_games_counters_become_events_of_items() -> None:
     assert events(before, after) == {"mine_log": 2, "craft_planks": 4}
     assert events(after, after) == {}
     assert len(set(COUNTERS)) == len(COUNTERS), "a counter pays for one task"
+
+
+def test_ore_that_the_wrong_tool_breaks_is_mined_and_no_milestone() -> None:
+    mined = events({}, {"mine_block:diamond_ore": 1})
+    obtained = events({}, {"pickup:diamond": 1})
+    assert mined == {"mine_diamond": 1} and obtained == {"obtain_diamond": 1}
+    climb = Climb(MINECRAFT_LADDER)
+    climb.see(mined, 1)
+    assert not climb.reached
+    climb.see(obtained, 3)
+    assert climb.reached == {"diamond": 3}
 
 
 def test_a_recordings_name_of_a_counter_is_the_same() -> None:
