@@ -35,8 +35,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
 OBTAINED = {f"obtain_{item}": (f"pickup:{item}",) for item in ("cobblestone", "iron_ore", "diamond")}
 """Events that are no tasks, for milestones: a block that the wrong tool breaks is mined, and gives nothing."""
 TASKS = tuple(SOURCES)
-_EVENT_OF = {counter: event for event, counters in {**SOURCES, **OBTAINED}.items() for counter in counters}
-COUNTERS = tuple(_EVENT_OF)
+EVENT_OF = {counter: event for event, counters in {**SOURCES, **OBTAINED}.items() for counter in counters}
+COUNTERS = tuple(EVENT_OF)
 
 
 def counter_name(statistic: str) -> str:
@@ -48,7 +48,7 @@ def events(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int
     """How often each event happened between two states of the counters; of items, not of strokes."""
     happened: dict[str, int] = {}
     for counter, count in increases(before, after).items():
-        if counter in _EVENT_OF:
-            event = _EVENT_OF[counter]
+        if counter in EVENT_OF:
+            event = EVENT_OF[counter]
             happened[event] = happened.get(event, 0) + count
     return happened
