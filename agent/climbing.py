@@ -1,7 +1,7 @@
 """Episodes on a ladder, in any environment: the agent is told a task, and another one once it is done.
 
-What happened is in an arrival's `info["events"]`, as counts by name, those of tasks among them; an environment whose events come one
-at a time need not say so: each of its tasks then pays 1 at its event, and nothing else.
+What happened is in an arrival's `info["events"]`, as counts by name, those of tasks among them; an environment whose
+events come one at a time need not say so: each of its tasks then pays 1 at its event, and nothing else.
 """
 
 from collections import deque

@@ -114,8 +114,8 @@ MINECRAFT_LADDER = Ladder(
         "diamond": "obtain_diamond",
     },
 )
-"""Counts are of items: a log gives four planks. Each crafting table is made anew where it is needed. Milestones are what
-was obtained: ore that the wrong tool breaks is mined, and gives nothing."""
+"""Counts are of items: a log gives four planks. Each crafting table is made anew where it is needed. Milestones are
+what was obtained: ore that the wrong tool breaks is mined, and gives nothing."""
 
 CRAFTER_LADDER = Ladder(
     rungs=(
