@@ -81,6 +81,8 @@ class Workers:
                     _here(orders, results, work, tell, stopped)
             except BrokenProcessPool as error:
                 self.__exit__()
+                if stopped():  # Ctrl-C in a terminal reaches workers too, and ends one that is only just starting
+                    raise KeyboardInterrupt from error
                 killed = 1 if len(results) > done else killed + 1
                 if killed > self.restarts:
                     raise ChildProcessError(

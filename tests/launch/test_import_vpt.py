@@ -76,7 +76,7 @@ def test_recordings_become_clips_that_share_a_frame_and_tell_each_transition_onc
     train = Dataset.open(out / "train")
     assert train.meta.environment == "Minecraft" and train.meta.tasks == TASKS and train.meta.fps == 20
     assert [(sample.start, sample.length) for sample in train.samples] == [(0, 32), (31, 9)] * 4
-    assert [sum(sample.reward_sums) for sample in train.samples] == [1.0] * 8
+    assert [sum(sample.reward_sums) for sample in train.samples] == [1.0, 2.0] * 4  # of all tasks
     told, rewards = Counter[int](), Counter[int]()
     for _, start, clip in clips(out / "train"):
         frames = np.arange(start, start + clip.num_frames)

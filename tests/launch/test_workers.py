@@ -34,6 +34,13 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence() -> None:
         carry_out(["a", "die", "b"], work, print, processes=1, stopped=lambda: False)
 
 
+def test_a_worker_that_dies_of_the_commands_own_ctrl_c_is_no_accident() -> None:
+    """One that is only just starting does not ignore the signal yet, which a terminal sends to all."""
+    answers = iter([False, False])
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(["die"], work, print, processes=1, stopped=lambda: next(answers, True))
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_the_work_returns_comes_in_the_orders_order(processes: int) -> None:
     with Workers(processes) as workers:
