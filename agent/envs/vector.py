@@ -6,10 +6,12 @@ its last arrival with no reward until it is reset, and the caller masks it.
 
 import multiprocessing
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -248,4 +250,22 @@ def worker_context() -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["agent.envs.vector"])
+    with _ctrl_c_ignored():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """What starts inside ignores it all its life: a terminal sends it to all, and it is for those who began the work.
+
+    A worker that ignored it by itself would do so too late: it imports for seconds before it comes to that.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
