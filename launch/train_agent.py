@@ -66,15 +66,7 @@ def train_agent(config: TrainAgent) -> None:
             watch.begin(world)
         return Agent(replace(config.model, dynamics=world.config, num_tasks=len(source.meta.tasks)), world)
 
-    run_training(
-        config,
-        build,
-        kind="latents",
-        tokenizer=config.tokenizer,
-        each_task=True,
-        relevant=relevant,
-        evaluate=watch,
-    )
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
 
 
 def _fresh(world: WorldModel) -> WorldModel:

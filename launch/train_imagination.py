@@ -58,7 +58,7 @@ def train_imagination(config: TrainImagination) -> None:
         half = config.loop.precision == "bf16"
         return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))
 
-    run_training(config, build, kind="latents", tokenizer=config.tokenizer, each_task=True, evaluate=watch)
+    run_training(config, build, kind="latents", tokenizer=config.tokenizer, evaluate=watch)
 
 
 def _check_rewards(source: Source) -> None:

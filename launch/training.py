@@ -172,15 +172,13 @@ def run_training(
     *,
     kind: str,
     tokenizer: Path | None = None,
-    each_task: bool = False,
     relevant: Callable[[Dataset], Dataset] | None = None,
     evaluate: Evaluate | None = None,
 ) -> None:
     """Trains what `build` makes for the data; `kind` is what the model learns from ("frames" or "latents").
 
-    Video becomes latents by the `tokenizer` of that run. With `each_task` a clip whose rewards are of several tasks is
-    shown with each of them. With `relevant` the second half of each batch comes from the part of the dataset that it
-    selects.
+    Video becomes latents by the `tokenizer` of that run. With `relevant` the second half of each batch comes from the
+    part of the dataset that it selects.
     """
     with (
         accelerated(config.loop.precision, config.run, config.loop.tracker) as accelerator,
@@ -196,7 +194,7 @@ def run_training(
                 grad_clip=config.loop.grad_clip,
                 half=half,
             )
-        source = open_source(config, kind, tokenizer, accelerator.device, half=half, each_task=each_task)
+        source = open_source(config, kind, tokenizer, accelerator.device, half=half)
         model = _build(config, build, source, accelerator)
         stream = open_stream(config, source.dataset, relevant, accelerator)
         for length, count in stream.too_short.items():
@@ -259,17 +257,9 @@ def _remedy(config: TrainConfig, model: nn.Module) -> str:
     )
 
 
-def open_source(
-    config: TrainConfig,
-    kind: str,
-    tokenizer: Path | None,
-    device: torch.device,
-    *,
-    half: bool,
-    each_task: bool = False,
-) -> Source:
+def open_source(config: TrainConfig, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
     """The data of a training, with the tokenizer of a run on the device where it is to encode them."""
-    dataset = config.open_data().each_task() if each_task else config.open_data()
+    dataset = config.open_data()
     if tokenizer is None:
         return Source(of_kind(dataset, kind))
     if dataset.meta.kind != "frames":

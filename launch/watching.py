@@ -62,6 +62,10 @@ class TrainAndWatch(TrainOnLatents):
         if self.real_tracks and (self.real_tokenizer is None or self.watched is None):
             raise ValueError(f"real_tracks={self.real_tracks} needs --real-tokenizer and --held-out")
 
+    def open_data(self) -> Dataset:
+        """A clip whose rewards are of several tasks is shown with each of them."""
+        return super().open_data().each_task()
+
     @property
     def watched(self) -> Path | None:
         """Folder of the held-out latents, if there are any."""
