@@ -6,12 +6,14 @@ Axes: t lines or frames, k tasks.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.envs.minecraft_events import EVENT_OF, TASKS, counter_name
+from agent.ladder import increases
 
 BY_DEPTH = (
     *("mine_log", "craft_planks", "craft_crafting_table", "place_crafting_table", "open_crafting_table", "craft_stick"),
@@ -25,6 +27,7 @@ NEAR = 3
 """Ticks between a window's opening and its counter, at most: the game's server counts, its client opens."""
 
 
+@cache  # a recording names the same counters in each of its thousands of lines
 def task_of(counter: str) -> str | None:
     """The task that a counter's rise is an event of."""
     event = EVENT_OF.get(counter_name(counter))
@@ -40,28 +43,19 @@ def find_events(
     `is_inventory` whether it is the player's own inventory [t].
     """
     risen = np.zeros((len(stats), len(TASKS)), np.bool_)
-    before: NDArray[np.float64] | None = None
+    before: dict[str, Any] | None = None
     for line, counters in enumerate(stats):
         if counters is None:
             continue
-        totals = _totals(counters)
-        if before is not None:
-            risen[line] = totals > before
-        before = totals
+        after = {name: count for name, count in counters.items() if task_of(name) is not None}
+        for name in increases(before, after) if before is not None else ():
+            risen[line, TASKS.index(task_of(name))] = True
+        before = after
     opened = np.zeros(len(stats), np.bool_)
     opened[1:] = is_open[1:] & ~is_open[:-1] & ~is_inventory[1:]
     for task in map(TASKS.index, WINDOWS):
         risen[:, task] = opened & _around(risen[:, task])
     return risen
-
-
-def _totals(counters: Mapping[str, Any]) -> NDArray[np.float64]:
-    totals = np.zeros(len(TASKS))
-    for name, count in counters.items():
-        task = task_of(name)
-        if task is not None:
-            totals[TASKS.index(task)] += count
-    return totals
 
 
 def _around(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
