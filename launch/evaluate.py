@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from agent.acting import AgentPolicy, Policy, RandomPolicy
+from agent.acting import Policy, RandomPolicy
 from agent.envs.vector import VectorEnv
 from agent.scoring import Episodes, difference, play, summarise
 from agent.seeds import EVALUATION_TRACKS
 from dynamics.actions import ActionSpace
 from launch.command import main
 from launch.memory import fits
-from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor
+from launch.models import agent_checkpoint, identity, load_policy
 from launch.run_folder import write_json
 from launch.training import open_dataset
 from launch.vmc_agents import CONTROLLERS, identity_of, load_vmc
@@ -235,20 +235,8 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
         return RandomPolicy(space)
     if name in CONTROLLERS:
         return load_vmc(config.vmc, name, meta)
-    run = _run_of(name, config)
-    device = default_device()
-    tokenizer, agent = load_actor(run, config.tokenizer, meta, config.data)
-    task = _of_data(config, meta)
-    if task >= agent.config.num_tasks:
-        raise ValueError(
-            f"{config.told or config.task!r} is task {task} of {config.data}, and the agent in {run} was trained for "
-            f"{agent.config.num_tasks}: give the data that it was trained on"
-        )
-    return AgentPolicy(
-        for_inference(tokenizer, device, compile=config.compile),
-        for_inference(agent, device, compile=config.compile),
-        task=task,
-    )
+    told = {config.told or config.task: _of_data(config, meta)}
+    return load_policy(_run_of(name, config), config.tokenizer, meta, config.data, told=told, compile=config.compile)
 
 
 def _of_data(config: Evaluate, meta: DatasetMeta) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.acting import AgentPolicy, Policy, RandomPolicy
+from agent.acting import Policy, RandomPolicy
 from agent.climbing import evaluate_ladder
 from agent.envs.minecraft_actions import MINECRAFT
 from agent.envs.minerl import MineRLEnvironment, MineRLOptions
@@ -25,7 +25,7 @@ from launch.climbs import Keeper, show
 from launch.command import main
 from launch.interrupt import Interrupts
 from launch.memory import fits
-from launch.models import agent_checkpoint, default_device, for_inference, identity, load_actor
+from launch.models import agent_checkpoint, identity, load_policy
 from launch.run_folder import write_json
 from launch.training import open_dataset
 from tokenizer.shard_format import DatasetMeta, read_json
@@ -168,18 +168,8 @@ def _made_by(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> d
 def _policy(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> Policy:
     if name == "random":
         return RandomPolicy(MINECRAFT)
-    run = _run_of(name, config)
-    tokenizer, agent = load_actor(run, config.tokenizer, meta, config.data)
-    unknown = [task for task, number in _numbers(meta).items() if number >= agent.config.num_tasks]
-    if unknown:
-        raise ValueError(
-            f"the agent in {run} was trained for {agent.config.num_tasks} tasks, and {unknown[0]!r} is not among them: "
-            "give the data that it was trained on"
-        )
-    device = default_device()
-    return AgentPolicy(
-        for_inference(tokenizer, device, compile=config.compile), for_inference(agent, device, compile=config.compile)
-    )
+    run, told = _run_of(name, config), _numbers(meta)
+    return load_policy(run, config.tokenizer, meta, config.data, told=told, compile=config.compile)
 
 
 def _numbers(meta: DatasetMeta) -> dict[str, int]:

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from agent.acting import AgentPolicy
 from agent.agent import TERMS, Agent, AgentConfig
 from agent.controller import Controller, ControllerConfig
 from agent.imagination import ImaginationConfig
@@ -110,6 +112,28 @@ def load_actor(run: Path, tokenizer: Path, meta: DatasetMeta, data: Path) -> tup
     check_frame_size(eyes, meta)
     check_actions(agent.config.dynamics.actions, meta, model=run, other=data)
     return eyes, agent
+
+
+def load_policy(
+    run: Path, tokenizer: Path, meta: DatasetMeta, data: Path, *, told: Mapping[str, int], compile: bool
+) -> AgentPolicy:
+    """An agent of a run as it acts, told the first of these tasks; `told` has their numbers in the data by their names.
+
+    Raises ValueError as `load_actor`, and where it was not trained for one of them.
+    """
+    eyes, agent = load_actor(run, tokenizer, meta, data)
+    for name, number in told.items():
+        if number >= agent.config.num_tasks:
+            raise ValueError(
+                f"{name!r} is task {number} of {data}, and the agent in {run} was trained for "
+                f"{agent.config.num_tasks}: give the data that it was trained on"
+            )
+    device = default_device()
+    return AgentPolicy(
+        for_inference(eyes, device, compile=compile),
+        for_inference(agent, device, compile=compile),
+        task=next(iter(told.values())),
+    )
 
 
 def fingerprint(model: nn.Module) -> str:

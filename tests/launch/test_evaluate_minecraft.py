@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.acting import AgentPolicy
 from agent.agent import Agent, AgentConfig
 from agent.envs.minecraft_actions import MINECRAFT
 from agent.envs.minecraft_events import TASKS
@@ -121,10 +122,10 @@ def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
     dynamics = replace(DYNAMICS, latent_shape=tokenizer.config.latent_shape, actions=MINECRAFT)
     agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=HeadConfig(hidden=16, distances=2), num_tasks=20)))
     told: list[list[int]] = []
-    monkeypatch.setattr(command, "load_actor", lambda *_: (tokenizer, agent))
+    monkeypatch.setattr("launch.models.load_actor", lambda *_: (tokenizer, agent))
     monkeypatch.setattr(command, "agent_checkpoint", lambda run: run)
     monkeypatch.setattr(command, "identity", str)
-    act, tell = command.AgentPolicy.act, command.AgentPolicy.tell
+    act, tell = AgentPolicy.act, AgentPolicy.tell
 
     def obedient(self: Any, arrivals: Any) -> Any:
         rows = 0 * act(self, arrivals)
@@ -136,8 +137,8 @@ def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
         told.append(list(tasks))
         tell(self, tasks)
 
-    monkeypatch.setattr(command.AgentPolicy, "act", obedient)
-    monkeypatch.setattr(command.AgentPolicy, "tell", listening)
+    monkeypatch.setattr(AgentPolicy, "act", obedient)
+    monkeypatch.setattr(AgentPolicy, "tell", listening)
     assert call("evaluate_minecraft", *options, "--agents", "cloned", "--max-steps", 16) == 0, capfd.readouterr()
     assert told == [[TASKS.index(task)] for task in ("mine_log", "craft_planks", "craft_crafting_table")]
     row = results(tmp_path / "run")["cloned"]
