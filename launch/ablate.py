@@ -96,8 +96,7 @@ def ablate(config: Ablate) -> None:
 def _design(config: Ablate) -> TrainDynamics:
     """The finished design, for the data's latents. Raises ValueError where these are of another tokenizer."""
     training = config.training
-    half = training.loop.precision == "bf16"
-    source = open_source(training, "latents", training.tokenizer, default_device(), half=half)
+    source = open_source(training, "latents", training.tokenizer, default_device())
     meta = source.meta
     mark = fingerprint(load_tokenizer(config.tokenizer))
     if meta.tokenizer != mark:

@@ -15,7 +15,7 @@ import torch
 from launch import checkpoint
 from launch.ablation_rungs import Step, Trained
 from launch.bench import say, surroundings
-from launch.distributed import accelerated
+from launch.distributed import accelerated, calculated_in
 from launch.measuring import Conditions, Generation, measure_training
 from launch.memory import fits
 from launch.models import default_device, device_name, for_inference, load_tokenizer
@@ -52,7 +52,11 @@ def time_rungs(config: HeldOut, steps: Sequence[Step], repeats: int) -> dict[str
     loop, found = steps[0].training.loop, {}
     with accelerated(loop.precision, config.run) as accelerator:
         conditions = Conditions(
-            accelerator=accelerator, precision=loop.precision, compile=loop.compile, repeats=repeats, rates=None
+            accelerator=accelerator,
+            precision=calculated_in(loop.precision),
+            compile=loop.compile,
+            repeats=repeats,
+            rates=None,
         )
         for step in steps:
             training = _time_training(config.run, step.model, conditions)

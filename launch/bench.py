@@ -41,7 +41,7 @@ from launch.bench_imagination import BenchImagination, bench_imagination, show_i
 from launch.bench_vmc import PRESETS as VMC_PRESETS
 from launch.bench_vmc import BenchVMC, bench_vmc, show_vmc
 from launch.command import main
-from launch.distributed import Precision, accelerated, has_bf16
+from launch.distributed import Precision, accelerated, calculated_in
 from launch.flops import Rates, peak_rate
 from launch.measuring import Conditions, Generation, measure_in_turns, measure_training
 from launch.models import default_device, device_name
@@ -72,7 +72,7 @@ Part = Literal["tokenizer", "dynamics", "generation"]
 @dataclass(frozen=True, kw_only=True)
 class BenchModel:
     preset: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
-    dtype: Precision = "bf16"
+    dtype: Precision = "auto"
     """Of training's forward pass (weights stay in 32 bits), and of the weights that generate."""
     compile: bool = True
     parts: tuple[Part, ...] = ("tokenizer", "dynamics", "generation")
@@ -116,7 +116,7 @@ class BenchData:
     clip_frames: int = 256
     steps: int = 30
     """Training steps whose waiting is measured."""
-    dtype: Precision = "bf16"
+    dtype: Precision = "auto"
     compile: bool = True
     json: Path | None = None
     """Also write the numbers here."""
@@ -143,7 +143,6 @@ def bench(config: Bench) -> None:
         numbers = bench_vmc(config)
         show_vmc(numbers)
     elif isinstance(config, BenchImagination):
-        check_dtype(default_device(), config.dtype)
         numbers = {**surroundings(default_device()), **bench_imagination(config)}
         show_imagination(numbers)
     else:
@@ -159,18 +158,18 @@ def bench(config: Bench) -> None:
 
 def bench_model(config: BenchModel) -> dict[str, Any]:
     """All that is measured of a preset, as JSON."""
-    check_dtype(default_device(), config.dtype)
-    with accelerated(config.dtype, Path("runs/bench")) as accelerator:
-        device, dtype = accelerator.device, TYPES[config.dtype]
+    precision = calculated_in(config.dtype)
+    with accelerated(precision, Path("runs/bench")) as accelerator:
+        device, dtype = accelerator.device, TYPES[precision]
         conditions = Conditions(
             accelerator=accelerator,
-            precision=config.dtype,
+            precision=precision,
             compile=config.compile,
             repeats=config.repeats,
             rates=Rates(device, dtype, seconds=config.rate_seconds),
         )
-        say(f"{device_name(device)}, {config.dtype}: the best rate of a large matrix product")
-        numbers = {**surroundings(device), "preset": config.preset, "dtype": config.dtype}
+        say(f"{device_name(device)}, {precision}: the best rate of a large matrix product")
+        numbers = {**surroundings(device), "preset": config.preset, "dtype": precision}
         numbers["matmul_flops"] = peak_rate(device, dtype)
         return numbers | _measured(config, MODELS[config.preset], conditions)
 
@@ -198,8 +197,9 @@ def bench_data(config: BenchData) -> dict[str, Any]:
             )
         say(f"{config.steps} training steps of the tokenizer on the stream")
         stream = StreamConfig(length=clips.frames, batch_size=clips.batch, num_workers=config.workers)
+        precision = calculated_in(config.dtype)
         conditions = Conditions(
-            accelerator=accelerator, precision=config.dtype, compile=config.compile, repeats=1, rates=None
+            accelerator=accelerator, precision=precision, compile=config.compile, repeats=1, rates=None
         )
         batches = iter(ClipStream(datasets["small"], stream))
         with accelerator.device:
@@ -247,12 +247,6 @@ def _generated(config: BenchModel, dynamics: DynamicsConfig, conditions: Conditi
 
 def _with_window(dynamics: DynamicsConfig, window: int) -> DynamicsConfig:
     return replace(dynamics, transformer=replace(dynamics.transformer, window=window))
-
-
-def check_dtype(device: torch.device, dtype: Precision) -> None:
-    """Raises ValueError where the device would only imitate the type."""
-    if dtype == "bf16" and not has_bf16():
-        raise ValueError(f"{device_name(device)} cannot calculate in bf16: give --dtype fp32 (have: bf16, fp32)")
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:

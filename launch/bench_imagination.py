@@ -23,7 +23,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.imagination import Imagination, ImaginationConfig
 from launch.compiling import compile_model, is_compiled
-from launch.distributed import Precision
+from launch.distributed import Precision, calculated_in
 from launch.flops import Counts, MatmulShape, Rates, count_matmuls, floor_seconds, total_flops
 from launch.measuring import WARM_STEPS, seconds, wake
 from launch.memory import fits
@@ -51,7 +51,7 @@ class BenchImagination:
     """Imagined frames of each; the preset's where not given."""
     num_steps: int | None = None
     """K; the preset's where not given."""
-    dtype: Precision = "bf16"
+    dtype: Precision = "auto"
     """Of the frozen world's weights and of all passes; the heads' weights stay in 32 bits."""
     compile: bool = True
     repeats: int = 5
@@ -69,6 +69,10 @@ class BenchImagination:
         if not self.actors:
             raise ValueError("actors is empty: name pmpo, dynamics, or both")
 
+    @property
+    def half(self) -> bool:
+        return calculated_in(self.dtype) == "bf16"
+
     def imagination(self, actor: Actor) -> ImaginationConfig:
         """What is measured: the preset's, with what was given; policy and value learn from the first step."""
         preset = MODELS[self.preset]
@@ -81,9 +85,9 @@ class BenchImagination:
 
 def bench_imagination(config: BenchImagination) -> dict[str, Any]:
     device = default_device()
-    rates = Rates(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32, seconds=config.rate_seconds)
+    rates = Rates(device, torch.bfloat16 if config.half else torch.float32, seconds=config.rate_seconds)
     rows = {actor: measure_actor(config, actor, device, rates) for actor in config.actors}
-    return {"preset": config.preset, "dtype": config.dtype, "actors": rows}
+    return {"preset": config.preset, "dtype": calculated_in(config.dtype), "actors": rows}
 
 
 def measure_actor(
@@ -141,7 +145,7 @@ class Learner:
         self.config, self.device = config, device
         dynamics = imagination.agent.dynamics
         with device:
-            agent = for_inference(Agent(imagination.agent), device, compile=False, half=config.dtype == "bf16")
+            agent = for_inference(Agent(imagination.agent), device, compile=False, half=config.half)
             self.model = Imagination(imagination, agent)
             self.contexts = random_latents(dynamics, Clips(config.batch, config.context), device)
         wake(self.model)
@@ -175,7 +179,7 @@ class Learner:
             optimizer.zero_grad()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.half)
 
     def _draws(self) -> Rows:
         return Rows(0, next(self._numbers), 0, self.config.batch, self.device)

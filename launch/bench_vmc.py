@@ -28,7 +28,7 @@ from agent.worlds import RealWorld
 from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from launch import checkpoint, rolling_out
 from launch.checkpoint import Snapshot, describe
-from launch.distributed import Precision, cores
+from launch.distributed import FloatFormat, cores, has_bf16
 from launch.engine import whole_copies
 from launch.models import default_device, device_name, fingerprint
 from launch.optimizers import OptimizerConfig, make_optimizers
@@ -39,7 +39,6 @@ from tokenizer.records import Clip, EpisodeClip, LatentClip
 from tokenizer.vae import VAE, VAEConfig
 
 ENVIRONMENT = "CarRacing-v3"
-TYPES: tuple[Precision, ...] = ("bf16", "fp32")
 PEERS = {"vae_step_s": 0.090, "mdn_rnn_step_s": 0.013}
 """Seconds of ctallec/world-models for 32 frames and 16 x 32, in fp32, on two threads of a machine with AVX-512."""
 
@@ -74,20 +73,19 @@ def bench_vmc(config: BenchVMC) -> dict[str, Any]:
     device = default_device()
     numbers = {
         "device": device_name(device),
-        "vae_step_s": {p: training_step_seconds(VAE(VAEConfig()), _frames(), p, config.steps) for p in TYPES},
-        "mdn_rnn_step_s": {
-            p: training_step_seconds(MDNRNN(MDNRNNConfig()), _latents(), p, config.steps) for p in TYPES
-        },
+        "vae_step_s": _step_seconds(lambda: VAE(VAEConfig()), _frames(), config.steps),
+        "mdn_rnn_step_s": _step_seconds(lambda: MDNRNN(MDNRNNConfig()), _latents(), config.steps),
         "peer": PEERS,
     }
     return {**numbers, **_evolution(config)}
 
 
 def _step_seconds(make: Callable[[], nn.Module], clip: Clip, steps: int) -> dict[str, float]:
-    return {precision: training_step_seconds(make(), clip, precision, steps) for precision in TYPES}
+    formats: tuple[FloatFormat, ...] = ("bf16", "fp32") if has_bf16() else ("fp32",)
+    return {name: training_step_seconds(make(), clip, name, steps) for name in formats}
 
 
-def training_step_seconds(model: nn.Module, clip: Clip, precision: Precision, steps: int) -> float:
+def training_step_seconds(model: nn.Module, clip: Clip, precision: FloatFormat, steps: int) -> float:
     """Of loss, gradient and update, on a batch that is at hand."""
     device = default_device()
     model, clip = model.to(device), clip.to(device)

@@ -21,7 +21,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch import distributed
 
-Precision = Literal["bf16", "fp32"]
+FloatFormat = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
+"""Of a forward pass; "auto" is bf16 on devices that multiply in it, and fp32 on those that only imitate it."""
 Tracker = Literal["tensorboard", "wandb"]
 Parallelism = Literal["DDP", "FSDP", "DeepSpeed"]
 
@@ -31,8 +33,7 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
 
     Loaders are never prepared with it: the stream splits by rank itself, and splitting twice loses data silently.
     """
-    if precision == "bf16" and not has_bf16():
-        raise ValueError(f"{torch.cuda.get_device_name()} cannot calculate in bf16: give --precision fp32")
+    half = calculated_in(precision) == "bf16"
     on_cpu = not torch.cuda.is_available()
     deepspeed = parallelism() == "DeepSpeed"
     accelerator = Accelerator(
@@ -40,7 +41,7 @@ def make_accelerator(precision: Precision, run: Path, tracker: Tracker = "tensor
         cpu=on_cpu and not deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else None,
         # To DeepSpeed bf16 would mean weights in bf16; `launch.zero` asks it for autocast, as the others do.
-        mixed_precision="bf16" if precision == "bf16" and not deepspeed else "no",
+        mixed_precision="bf16" if half and not deepspeed else "no",
         log_with=tracker,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "logs")),
     )
@@ -86,9 +87,31 @@ def accelerated(precision: Precision, run: Path, tracker: Tracker = "tensorboard
             time.sleep(0.2)
 
 
+def calculated_in(precision: Precision) -> FloatFormat:
+    """What that means on the device of this process. Raises ValueError where it would have to imitate bf16."""
+    if precision == "auto":
+        return "bf16" if has_bf16() else "fp32"
+    if precision == "bf16" and not has_bf16():
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "this processor"
+        raise ValueError(f"{device} cannot calculate in bf16: give auto or fp32 in its place")
+    return precision
+
+
 def has_bf16() -> bool:
-    """Whether this process calculates in bf16 where it should: a GPU that only imitates it is slower than in fp32."""
-    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether the device of this process multiplies in bf16; those that imitate it are slower than in fp32,
+    processors 6 to 200 times."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return not processor_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))  # the last on ARM
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """What the processor can do, by the names of Linux; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, ()))
 
 
 @cache

@@ -27,7 +27,7 @@ from rich.table import Table
 from launch import minerl_setup
 from launch.command import main_of_one
 from launch.compiling import compiler
-from launch.distributed import cores, has_bf16
+from launch.distributed import cores, has_bf16, processor_flags
 from launch.memory import machine_memory
 from launch.models import device_name
 from launch.run_folder import write_json
@@ -117,9 +117,10 @@ def examine() -> dict[str, Any]:
         "processor": {
             "name": device_name(torch.device("cpu")),
             "cores": cores(),
-            "flags": [flag for flag in FLAGS if flag in _cpu_flags()],
+            "flags": [flag for flag in FLAGS if flag in processor_flags()],
             "flops": {name: product_rate(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))},
         },
+        "bf16": has_bf16(),
         "memory_bytes": machine_memory(),
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         "gpus": gpus,
@@ -143,7 +144,7 @@ def show(found: dict[str, Any]) -> None:
     table.add_row("memory", f"{found['memory_bytes'] / 1e9:.0f} GB")
     table.add_row("disk", f"{found['disk_free_bytes'] / 1e9:.0f} GB free here")
     for gpu in found["gpus"]:
-        bf16 = "bf16" if gpu["bf16"] else "no bf16: give --precision fp32"
+        bf16 = "bf16" if gpu["bf16"] else "no bf16"
         table.add_row("GPU", f"{gpu['name']}, {gpu['memory_bytes'] / 1e9:.0f} GB, {bf16}")
     if not found["gpus"]:
         table.add_row("GPU", "none that torch can use")
@@ -163,18 +164,17 @@ def show(found: dict[str, Any]) -> None:
 def advice(found: dict[str, Any]) -> Iterator[str]:
     """What the commands would use, and what to type."""
     gpus, processor = found["gpus"], found["processor"]
+    precision = "bf16" if found["bf16"] else "fp32, since bf16 is only imitated here"
     compiled = "layers compiled" if found["compiler"] or gpus else "layers not compiled"
     if not gpus:
         yield (
-            f"Training, dreaming and scoring use the processor: {processor['cores']} threads, bf16, {compiled}. "
+            f"Training, dreaming and scoring use the processor: {processor['cores']} threads, {precision}, {compiled}. "
             "Try `python -m launch.demo laptop`."
         )
-        if processor["flops"]["bf16"] < 1.5 * processor["flops"]["fp32"]:
-            yield "bf16 is hardly faster than fp32 on this processor: --precision fp32 costs little."
         return
-    bf16 = "bf16" if all(gpu["bf16"] for gpu in gpus) else "fp32 (give --precision fp32)"
     yield (
-        f"Training, dreaming and scoring use {gpus[0]['name']}: {bf16}, {compiled}. Try `python -m launch.demo laptop`."
+        f"Training, dreaming and scoring use {gpus[0]['name']}: {precision}, {compiled}. "
+        "Try `python -m launch.demo laptop`."
     )
     if len(gpus) > 1:
         yield (
@@ -199,12 +199,6 @@ def _seconds(call: Callable[[], object]) -> float:
 def _gpu(number: int) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(number)
     return {"name": properties.name, "memory_bytes": properties.total_memory, "bf16": has_bf16()}
-
-
-def _cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def _video() -> str:

@@ -61,8 +61,8 @@ class FrozenTokenizer:
     mark: str
 
     @classmethod
-    def load(cls, run: Path, device: torch.device, *, half: bool = True) -> Self:
-        """That of a run's folder, with parameters in bfloat16 or as they were trained."""
+    def load(cls, run: Path, device: torch.device, *, half: bool | None = None) -> Self:
+        """That of a run's folder, with parameters in bfloat16 or as they were trained (see `for_inference`)."""
         model = load_encoder(run)
         mark = fingerprint(model)
         return cls(for_inference(model, device, compile=False, half=half), mark)

@@ -67,8 +67,8 @@ class LoopConfig(OptimizerConfig):
     """Steps between checkpoints."""
     keep: int = 2
     """Newest checkpoints that are kept."""
-    precision: Precision = "bf16"
-    """Of the forward pass; weights and optimizer are kept in 32 bits."""
+    precision: Precision = "auto"
+    """Of the forward pass; weights and optimizer are kept in 32 bits. auto: bf16 where the device multiplies in it."""
     seed: int = 0
     """Of the initial weights, the order of the data and all noise."""
     compile: bool = False

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dynamics.simulator import Simulator
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.compiling import compile_model, is_compiled
-from launch.distributed import Precision
+from launch.distributed import FloatFormat
 from launch.flops import Counts, MatmulShape, count_matmuls, floor_seconds, synchronise, total_flops
 from launch.memory import fits
 from launch.models import for_inference
@@ -40,7 +40,7 @@ class Conditions:
     """What is the same for all measurements of a run."""
 
     accelerator: Accelerator
-    precision: Precision
+    precision: FloatFormat
     compile: bool
     repeats: int
     """Of each measurement; the median counts."""

@@ -185,15 +185,14 @@ def check_frame_size(tokenizer: Tokenizer | VAE, video: DatasetMeta) -> None:
         )
 
 
-def for_inference(model: M, device: torch.device, *, compile: bool, half: bool = True) -> M:
+def for_inference(model: M, device: torch.device, *, compile: bool, half: bool | None = None) -> M:
     """The same model, frozen, with parameters in bfloat16 (buffers and heads stay as they are) and compiled layers.
 
-    What this machine cannot do is left out, and said once.
+    `half` is whether they are, by default where the process's device multiplies in it. Where there is no compiler it
+    says so once.
     """
     model = model.eval().requires_grad_(False).to(device)
-    if half and device.type == "cuda" and not has_bf16():
-        say_once(f"{torch.cuda.get_device_name()} cannot calculate in bf16: models run in fp32, in twice the memory")
-        half = False
+    half = has_bf16() if half is None else half
     for part in [model.world] if isinstance(model, Agent) else [model]:
         for parameter in part.parameters() if half else ():
             parameter.data = parameter.data.to(torch.bfloat16)

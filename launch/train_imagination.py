@@ -16,7 +16,7 @@ from torch import nn
 from agent.imagination import Imagination, ImaginationConfig
 from agent.relevance import relevant_clips
 from launch.command import main
-from launch.distributed import parallelism
+from launch.distributed import calculated_in, parallelism
 from launch.loop import LoopConfig
 from launch.models import check_actions, check_can_dream, check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
@@ -55,7 +55,7 @@ def train_imagination(config: TrainImagination) -> None:
         if watch is not None:
             watch.begin(agent.world)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
-        half = config.loop.precision == "bf16"
+        half = calculated_in(config.loop.precision) == "bf16"
         return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, evaluate=watch)

@@ -39,7 +39,7 @@ class TrainMDNRNN(TrainOnLatents):
 
 def train_mdn_rnn(config: TrainMDNRNN) -> None:
     unseen = replace(config, data=(str(config.held_out),), weights=())
-    source = open_source(unseen, "latents", config.tokenizer, default_device(), half=config.loop.precision == "bf16")
+    source = open_source(unseen, "latents", config.tokenizer, default_device())
     held_out, of_held_out = source.windows(config.length, config.held_out_clips), source.meta
 
     def build(source: Source) -> nn.Module:

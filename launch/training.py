@@ -16,7 +16,7 @@ from dynamics.mdn_rnn import MDNRNN
 from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.compiling import SLOWER, RecomputesLayers, checkpoint_activations, compile_model
-from launch.distributed import accelerated, parallelism, say_once
+from launch.distributed import accelerated, calculated_in, parallelism, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.engines import spread_as_made
 from launch.loop import LoopConfig, Stream, train
@@ -184,7 +184,6 @@ def run_training(
         accelerated(config.loop.precision, config.run, config.loop.tracker) as accelerator,
         claimed(config.run, config, main_process=accelerator.is_main_process),
     ):
-        half = config.loop.precision == "bf16"
         if parallelism() == "DeepSpeed":
             complete_config(
                 launcher_config(accelerator),
@@ -192,9 +191,9 @@ def run_training(
                 rows=config.batch_size,
                 accumulate=config.loop.accumulate,
                 grad_clip=config.loop.grad_clip,
-                half=half,
+                half=calculated_in(config.loop.precision) == "bf16",
             )
-        source = open_source(config, kind, tokenizer, accelerator.device, half=half)
+        source = open_source(config, kind, tokenizer, accelerator.device)
         model = _build(config, build, source, accelerator)
         stream = open_stream(config, source.dataset, relevant, accelerator)
         for length, count in stream.too_short.items():
@@ -257,7 +256,7 @@ def _remedy(config: TrainConfig, model: nn.Module) -> str:
     )
 
 
-def open_source(config: TrainConfig, kind: str, tokenizer: Path | None, device: torch.device, *, half: bool) -> Source:
+def open_source(config: TrainConfig, kind: str, tokenizer: Path | None, device: torch.device) -> Source:
     """The data of a training, with the tokenizer of a run on the device where it is to encode them."""
     dataset = config.open_data()
     if tokenizer is None:
@@ -267,7 +266,7 @@ def open_source(config: TrainConfig, kind: str, tokenizer: Path | None, device: 
             f"{dataset.name} holds {dataset.meta.kind}, and --tokenizer {tokenizer} encodes frames: "
             "leave --tokenizer out, or give the folder of the video shards"
         )
-    return Source(dataset, FrozenTokenizer.load(tokenizer, device, half=half))
+    return Source(dataset, FrozenTokenizer.load(tokenizer, device, half=calculated_in(config.loop.precision) == "bf16"))
 
 
 def open_stream(

@@ -25,7 +25,7 @@ from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
 from launch.curves import plot_training
-from launch.distributed import on_first_process
+from launch.distributed import Precision, calculated_in, on_first_process
 from launch.models import for_inference, load_tokenizer
 from launch.run_folder import write_json
 from launch.training import TrainOnLatents, open_dataset
@@ -186,8 +186,8 @@ def _eager() -> Any:
     return torch.compiler.set_stance("force_eager")
 
 
-def _autocast(precision: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def _autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=calculated_in(precision) == "bf16")
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -9,6 +9,8 @@ from typing import Literal
 import pytest
 from accelerate.state import AcceleratorState
 
+from launch import distributed
+
 Call = Callable[..., int]
 
 
@@ -42,6 +44,12 @@ def call() -> Call:
 @pytest.fixture
 def stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launch.stages.run_command", call_stage)
+
+
+@pytest.fixture
+def bf16_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on processors that only imitate it: small models are fast enough."""
+    monkeypatch.setattr(distributed, "has_bf16", lambda: True)
 
 
 @pytest.fixture(scope="session")

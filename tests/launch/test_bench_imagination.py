@@ -112,6 +112,7 @@ def test_the_floor_sees_no_empty_places_of_a_long_window(monkeypatch: pytest.Mon
     assert counted(replace(DEBUG, preset="256")) == counted(replace(DEBUG, preset="7"))
 
 
+@pytest.mark.usefixtures("bf16_anywhere")
 def test_the_world_is_cast_as_in_training_and_the_heads_learn() -> None:
     config = replace(DEBUG, dtype="bf16")
     learner = Learner(config, config.imagination("dynamics"), CPU)

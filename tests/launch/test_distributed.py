@@ -1,4 +1,4 @@
-"""A device that only imitates bf16 is never used for it without a word."""
+"""A device that only imitates bf16 is never used for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.distributed import has_bf16, make_accelerator, say_once
+from launch import distributed
+from launch.distributed import calculated_in, has_bf16, make_accelerator, processor_flags
 from launch.models import for_inference
 from tests.builders import TOKENIZER
 from tokenizer.autoencoder import Tokenizer
@@ -21,52 +22,58 @@ def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Old GPU")
-    say_once.cache_clear()
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed, "processor_flags", lambda: frozenset(flags))
 
 
 @pytest.mark.usefixtures("old_gpu")
-def test_a_training_in_bf16_names_the_precision_that_there_is(
-    pipeline: Path, tmp_path: Path, call: Call, capfd: Say
-) -> None:
-    assert not has_bf16()
-    run = tmp_path / "run"
-    assert call("train_dynamics", "debug", "--data", pipeline / "latents/train", "--run", run) == 1
-    assert "error: Old GPU cannot calculate in bf16: give --precision fp32" in capfd.readouterr().err
+def test_a_training_in_bf16_is_refused_there_in_words(pipeline: Path, tmp_path: Path, call: Call, capfd: Say) -> None:
+    run, options = tmp_path / "run", ("debug", "--data", pipeline / "latents/train", "--precision", "bf16")
+    assert call("train_dynamics", *options, "--run", run) == 1
+    assert "error: Old GPU cannot calculate in bf16: give auto or fp32" in capfd.readouterr().err
     assert not run.exists()
 
 
 @pytest.mark.usefixtures("old_gpu")
-def test_models_are_used_in_fp32_there_which_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_are_trained_and_used_in_fp32_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_bf16() and calculated_in("auto") == "fp32"
     monkeypatch.setattr(Tokenizer, "to", lambda self, device: self)
-    for device, dtype in [("cpu", torch.bfloat16), ("cuda", torch.float32), ("cuda", torch.float32)]:
-        model = for_inference(Tokenizer(TOKENIZER), torch.device(device), compile=False)
-        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    assert capsys.readouterr().out.count("Old GPU cannot calculate in bf16: models run in fp32") == 1
+    model = for_inference(Tokenizer(TOKENIZER), torch.device("cuda"), compile=False)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_elsewhere_bf16_is_taken_and_nothing_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        (("avx2",), torch.float32),
+        (("avx2", "avx512f"), torch.float32),
+        (("avx512f", "avx512_bf16"), torch.bfloat16),
+        (("asimd", "bf16"), torch.bfloat16),
+    ],
+)
+def test_a_processor_calculates_in_bf16_where_it_multiplies_in_it(
+    flags: tuple[str, ...],
+    dtype: torch.dtype,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert make_accelerator("bf16", tmp_path).mixed_precision == "bf16"
+    processor(monkeypatch, *flags)
+    half = dtype == torch.bfloat16
+    assert make_accelerator("auto", tmp_path).mixed_precision == ("bf16" if half else "no")
     model = for_inference(Tokenizer(TOKENIZER), torch.device("cpu"), compile=False)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert capsys.readouterr().out == ""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert has_bf16()
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert calculated_in("fp32") == "fp32"
+    if half:
+        assert calculated_in("bf16") == "bf16"
+    else:
+        with pytest.raises(ValueError, match="this processor cannot calculate in bf16: give auto or fp32"):
+            calculated_in("bf16")
 
 
-def test_what_is_said_once_is_said_by_the_first_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    say_once.cache_clear()
-    monkeypatch.setenv("RANK", "1")
-    say_once("slower")
-    say_once.cache_clear()
-    monkeypatch.setenv("RANK", "0")
-    for text in ("slower", "slower", "slow"):
-        say_once(text)
-    assert capsys.readouterr().out == "slower\nslow\n"
+def test_the_flags_of_this_processor_are_found() -> None:
+    if not Path("/proc/cpuinfo").exists():
+        pytest.skip("no /proc/cpuinfo")
+    assert {"fpu", "asimd"} & processor_flags()

@@ -56,6 +56,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.usefixtures("bf16_anywhere")
 def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path, optimizer: Literal["adamw", "muon"], precision: Literal["fp32", "bf16"], updates: int
 ) -> None:
