@@ -33,6 +33,11 @@ class Ladder:
         """Every task that may be told, once."""
         return tuple(dict.fromkeys(rung.task for rung in self.rungs))
 
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Every task that may be told and every event that reaches a milestone, once."""
+        return tuple(dict.fromkeys([*self.tasks, *self.milestones.values()]))
+
 
 class Climb:
     """One episode on a ladder."""
@@ -131,12 +136,14 @@ CRAFTER_LADDER = Ladder(
         Rung("collect_diamond", None),
     ),
     milestones={
-        task: task
-        for task in (
+        event: event
+        for event in (
             *("collect_wood", "place_table", "make_wood_pickaxe", "collect_stone", "make_stone_pickaxe"),
             *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond"),
+            *("collect_drink", "collect_sapling", "defeat_skeleton", "defeat_zombie", "eat_cow", "eat_plant"),
+            *("make_iron_sword", "make_stone_sword", "make_wood_sword", "place_plant", "place_stone", "wake_up"),
         )
     },
 )
 """The counts are what later rungs use up: 2 wood for the table and 1 for each pickaxe; 4 stone for the furnace, 1 for
-the stone pickaxe. The bag holds 9 of each."""
+the stone pickaxe. The bag holds 9 of each. Milestones are all of the game's achievements, those of the rungs first."""

@@ -30,7 +30,17 @@ def _take_cover(*, stock: bool, action_repeat: int, endless: bool) -> Environmen
     return TakeCoverEnvironment(action_repeat=action_repeat)
 
 
-ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing, "VizdoomTakeCover": _take_cover}
+def _crafter(*, stock: bool, action_repeat: int, endless: bool) -> Environment:
+    if action_repeat != 1 or endless:
+        raise ValueError("Crafter takes an action for each of its steps, and ends where its game ends")
+    if find_spec("crafter") is None:
+        raise ImportError('Crafter needs crafter: pip install crafter numba (or -e ".[crafter]" in this checkout)')
+    from agent.envs.crafter import CrafterEnvironment
+
+    return CrafterEnvironment(stock=stock)
+
+
+ENVS: dict[str, Factory] = {"CarRacing-v3": _car_racing, "Crafter": _crafter, "VizdoomTakeCover": _take_cover}
 INSTALLED = "reverie.envs"
 """Group of the entry points by which installed packages tell their environments (docs/your_world.md)."""
 GYMNASIUM = "gym:"

@@ -68,7 +68,7 @@ def test_minecrafts_ladder_leads_to_a_diamond_through_tasks_that_exist() -> None
 
 def test_crafters_ladder_asks_for_what_its_later_rungs_use_up() -> None:
     counts = dict(CRAFTER_LADDER.rungs)
-    assert list(counts) == list(CRAFTER_LADDER.milestones)
+    assert list(counts) == list(CRAFTER_LADDER.milestones)[: len(counts)] and len(CRAFTER_LADDER.events) == 22
     assert counts["collect_wood"] == 2 + 3 and counts["collect_stone"] == 4 + 1 and counts["collect_diamond"] is None
 
 
