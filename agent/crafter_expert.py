@@ -9,6 +9,7 @@ from collections.abc import Collection, Container, Mapping
 from agent.crafter_map import (
     AROUND,
     DOWN,
+    FOES,
     FREE,
     LEFT,
     NUMBER,
@@ -45,10 +46,14 @@ AGE = 12
 DARK = 0.45
 FAR = 25
 """Steps from which on a new table is set up in place of walking to one."""
+RESERVE = 7
+"""Stones that are always carried, for shelters."""
 REACH = 17
 """Steps from the player within which a plant grows."""
 RIPE = 305
 """Steps in which it ripens, and some more."""
+MUCH_GRASS = 12
+"""Cells of the view."""
 PATIENCE = 80
 """Steps after which a shelter that is not closed yet is given up, and for which none is looked for then."""
 
@@ -88,7 +93,7 @@ class CrafterExpert:
         self.sight, self.bag, self.steps = sight, sight.bag, self.steps + 1
         if before is not None:
             gone = enemy not in {world.things.get(front + step, "") for step in (0, *STEPS)}
-            if enemy in ("zombie", "skeleton") and gone:
+            if enemy in FOES and gone:
                 self.done.add(f"defeat_{enemy}")
             if sight.bag["food"] > before.bag["food"]:
                 self.done.add("eat_plant" if enemy == "plant-ripe" else "eat_cow")
@@ -188,7 +193,7 @@ class CrafterExpert:
 
     def _defend(self) -> str:
         world = self.map
-        near = [step for step in STEPS if world.things.get(world.here + step) in ("zombie", "skeleton")]
+        near = [step for step in STEPS if world.things.get(world.here + step) in FOES]
         if near:
             return self._use(world.facing if world.facing in near else near[0])
         for step in STEPS:
@@ -218,27 +223,36 @@ class CrafterExpert:
         return self._shelter() if errand == "sleep" else ""
 
     def _next_errand(self) -> str:
-        bag = self.bag
-        if bag["drink"] <= 3 or self._errand == "drink" and bag["drink"] < FULL and bag["food"] > 1:
+        bag, errand, dark = self.bag, self._errand, self._is_dark()
+        least = 2 if dark else 3
+        if bag["drink"] <= least or errand == "drink" and bag["drink"] < FULL and bag["food"] > 1:
             return "drink"
-        if bag["food"] <= 3 or self._errand == "eat" and bag["food"] < FULL - 3:
+        if bag["food"] <= least - 1 or errand == "eat" and bag["food"] < FULL - 3:
             return "eat"
         if self._wants_rest() and self.steps >= self._no_shelter_until:
             return "sleep"
-        if bag["drink"] <= 6 and self._sees("water"):
+        if bag["drink"] <= (6 if self._sees("water") else 4):
             return "drink"
-        if bag["food"] <= 5 and self.map.things and "cow" in self.map.things.values():
+        if not dark and bag["food"] <= (6 if "cow" in self.map.things.values() else 4):
             return "eat"
         return ""
+
+    def _is_dark(self) -> bool:
+        return self.sight.daylight < DARK
+
+    def _in_meadow(self) -> bool:
+        """Where zombies come from."""
+        return int((self.sight.ground == NUMBER["grass"]).sum()) >= MUCH_GRASS
 
     def _wants_rest(self) -> bool:
         bag = self.bag
         if not bag["wood_pickaxe"] or bag["stone"] < 1:
             return False
+        if self._is_dark() and (bag["energy"] <= 6 or self._in_meadow()):
+            return True
         if self._errand == "sleep":
             return bag["energy"] < FULL or bag["health"] < 7
-        dark = self.sight.daylight < DARK
-        tired = bag["energy"] <= (6 if dark else 3) or "wake_up" not in self.done and bag["energy"] < FULL
+        tired = bag["energy"] <= 3 or "wake_up" not in self.done and bag["energy"] < FULL
         return tired or bag["health"] <= 4
 
     def _sees(self, material: str) -> bool:
@@ -260,7 +274,7 @@ class CrafterExpert:
             self._no_shelter_until = self.steps + PATIENCE
             return ""
         if self._room is None or not stones:
-            self._room = best_room(world, stones=stones, digs=True, reach=8)
+            self._room = best_room(world, stones=stones, digs=True, reach=10)
         if self._room is None:
             self._no_shelter_until = self.steps + AGE
             return ""
@@ -299,6 +313,7 @@ class CrafterExpert:
             or self._stock()
             or self._missing("stone_pickaxe")
             or self._missing("stone_sword")
+            or self._reserve()
             or self._hunt()
             or self._keep_farm()
             or self._missing("iron_pickaxe")
@@ -329,6 +344,12 @@ class CrafterExpert:
         if self.bag["stone_pickaxe"] or self.bag["wood"] >= FULL:
             return ""
         return self._go("stock", materials={NUMBER["tree"]}, limit=20)
+
+    def _reserve(self) -> str:
+        """Stones for a shelter."""
+        if self.bag["stone"] >= RESERVE:
+            return ""
+        return self._go("reserve", materials={NUMBER["stone"]}, limit=FAR)
 
     def _make(self, item: str) -> str:
         """At a table, by a furnace for things of iron; set up here where there is none near."""
@@ -374,7 +395,7 @@ class CrafterExpert:
 
     def _hunt(self) -> str:
         """A skeleton in view, if none was defeated yet and health allows it."""
-        if "defeat_skeleton" in self.done or self.bag["health"] < 6:
+        if "defeat_skeleton" in self.done or self.bag["health"] < 7:
             return ""
         cells = {cell for cell, name in self.map.things.items() if name == "skeleton"}
         return self._go("skeleton", cells=cells, limit=12) if cells else ""

@@ -9,7 +9,8 @@ from heapq import heappop, heappush
 
 from agent.envs.crafter_sight import MATERIALS, MIDDLE, VIEW, WORLD, Cell, Sight
 
-MARGIN = max(MIDDLE) + 1
+MARGIN = 14
+"""Cells around the world, which may be looked at."""
 STRIDE = WORLD[1] + 2 * MARGIN
 NUMBER = {name: number for number, name in enumerate(MATERIALS)}
 UNKNOWN = len(MATERIALS)
@@ -19,7 +20,7 @@ AROUND = tuple(x + y for x in (LEFT, 0, RIGHT) for y in (UP, 0, DOWN))
 """Of the nine cells in whose middle one stands: those within which a table serves."""
 FREE = frozenset(NUMBER[name] for name in ("grass", "sand", "path"))
 """On which one walks and puts things."""
-CREATURES = ("zombie", "skeleton", "cow")
+FOES = ("zombie", "skeleton")
 LAVA = NUMBER["lava"]
 CORNER = MIDDLE[0] * STRIDE + MIDDLE[1]
 
@@ -53,6 +54,8 @@ class CrafterMap:
         """Cells of these materials."""
         self._hot: set[int] = set()
         """Beside lava."""
+        self._feared: set[int] = set()
+        """Near a zombie or a skeleton."""
 
     def see(self, sight: Sight) -> None:
         self.here = (sight.position[0] + MARGIN) * STRIDE + sight.position[1] + MARGIN
@@ -66,6 +69,8 @@ class CrafterMap:
                     if self.ground[cell] != material:
                         self._learn(cell, material)
         self.things = {first + i * STRIDE + j: name for (i, j), name in sight.things.items()}
+        foes = [cell for cell, name in self.things.items() if name in FOES]
+        self._feared = {cell + step + other for cell in foes for step in STEPS for other in (0, *STEPS)}
         self.cows = {cell for cell in self.cows if not self.in_view(cell)}
         self.cows.update(cell for cell, name in self.things.items() if name == "cow")
 
@@ -103,7 +108,7 @@ class CrafterMap:
         price = prices[self.ground[cell]]
         if not price or cell in self.things and self.things[cell].startswith("plant"):
             return 0
-        return price + 4 * (cell in self.things) + 2 * (cell in self._hot)
+        return price + 4 * (cell in self.things) + 2 * (cell in self._hot) + 3 * (cell in self._feared)
 
     def way(
         self,

@@ -12,6 +12,8 @@ from agent.crafter_map import DOWN, FREE, LAVA, NUMBER, RIGHT, STEPS, STRIDE, UN
 OPEN = FREE | {UNKNOWN, LAVA}
 """Not to be had for a wall."""
 DIGGABLE = NUMBER["stone"]
+WATER, WATER_STEPS = NUMBER["water"], 4
+"""A room in which one can drink is worth as many steps."""
 SIDE_STEPS = 6
 """That it takes to close a side, about; an end takes 2."""
 
@@ -51,7 +53,8 @@ def best_room(world: CrafterMap, *, stones: int, digs: bool, reach: int) -> Room
         inside = world.here in room.cells
         dug = sum(world.ground[cell] == DIGGABLE for cell in room.cells)
         needed = sides + max(ends, 0 if inside else 1)
-        found = distance(world.here, room.one) + SIDE_STEPS * sides + 2 * ends + 2 * dug
+        water = any(world.ground[cell] == WATER for cell in (*room.sides, *room.ends))
+        found = distance(world.here, room.one) + SIDE_STEPS * sides + 2 * ends + 2 * dug - WATER_STEPS * water
         if needed <= stones + dug and found < score:
             best, score = room, found
     return best
