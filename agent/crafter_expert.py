@@ -46,8 +46,14 @@ AGE = 12
 DARK = 0.45
 FAR = 25
 """Steps from which on a new table is set up in place of walking to one."""
-RESERVE = 7
+RESERVE = 6
 """Stones that are always carried, for shelters."""
+NEAR = 8
+"""Steps that what can wait is worth."""
+HUNT = 40
+"""Steps in all for which skeletons are run after."""
+FARMS = 4
+"""Plants that are put in the ground, at most."""
 REACH = 17
 """Steps from the player within which a plant grows."""
 RIPE = 305
@@ -76,7 +82,8 @@ class CrafterExpert:
         self._hopeless: dict[object, int] = {}
         """Aim -> step until which no way to it is looked for again."""
         self._farm = 0
-        self._grown = 0
+        self._grown = self._farms = self._hunted = 0
+        self._before_light = 1.0
 
     def choose(self, sight: Sight) -> str:
         """The next action, by its name in the game."""
@@ -87,6 +94,7 @@ class CrafterExpert:
 
     def _take_in(self, sight: Sight) -> None:
         before, world = self._before, self.map
+        self._before_light = before.daylight if before else 1.0
         front = world.front
         enemy = world.things.get(front, "")
         world.see(sight)
@@ -100,7 +108,7 @@ class CrafterExpert:
                 self._grown = 0 if enemy == "plant-ripe" else self._grown
             if sight.bag["sapling"] < before.bag["sapling"]:
                 self.done.add("place_plant")
-                self._farm, self._grown = front, 0
+                self._farm, self._grown, self._farms = front, 0, self._farms + 1
             if before.asleep and not sight.asleep and sight.bag["energy"] >= FULL - 1:
                 self.done.add("wake_up")
             if sight.bag["stone"] < before.bag["stone"]:
@@ -349,7 +357,8 @@ class CrafterExpert:
         """Stones for a shelter."""
         if self.bag["stone"] >= RESERVE:
             return ""
-        return self._go("reserve", materials={NUMBER["stone"]}, limit=FAR)
+        evening = DARK < self.sight.daylight < 0.9 and self._before_light > self.sight.daylight
+        return self._go("reserve", materials={NUMBER["stone"]}, limit=FAR if evening else NEAR)
 
     def _make(self, item: str) -> str:
         """At a table, by a furnace for things of iron; set up here where there is none near."""
@@ -395,10 +404,11 @@ class CrafterExpert:
 
     def _hunt(self) -> str:
         """A skeleton in view, if none was defeated yet and health allows it."""
-        if "defeat_skeleton" in self.done or self.bag["health"] < 7:
-            return ""
         cells = {cell for cell, name in self.map.things.items() if name == "skeleton"}
-        return self._go("skeleton", cells=cells, limit=12) if cells else ""
+        if not cells or "defeat_skeleton" in self.done or self.bag["health"] < 7 or self._hunted >= HUNT:
+            return ""
+        self._hunted += 1
+        return self._go("skeleton", cells=cells, limit=12)
 
     def _keep_farm(self) -> str:
         """A plant with stones around it, to be eaten when it is ripe."""
@@ -410,8 +420,8 @@ class CrafterExpert:
             if walls and distance(world.here, self._farm) <= REACH and self._grown < RIPE:
                 return self._wall(walls) or (self._gather("stone") if not self.bag["stone"] else "")
             return self._go("farm", cells={self._farm}) if self._grown > RIPE else ""
-        if self.bag["stone"] < 5 or self.sight.daylight < DARK:
+        if self.bag["stone"] < 4 or self._is_dark() or self._farms >= FARMS:
             return ""
         if world.ground[world.front] == NUMBER["grass"] and world.is_free(world.front):
             return "place_plant" if self.bag["sapling"] else "do"
-        return self._go("grass", materials={NUMBER["grass"]}, enter=True, limit=FAR)
+        return self._go("grass", materials={NUMBER["grass"]}, enter=True, limit=NEAR)

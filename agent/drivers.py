@@ -1,4 +1,4 @@
-"""Drivers that collect data: random ones for any environment, a scripted one for CarRacing, and a mixture of both."""
+"""Drivers that collect data: random ones for any environment, scripted ones for some games, and mixtures of both."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.crafter_drivers import CrafterDriver, graded_crafter_driver
 from agent.envs.base import RESTING, Environment
 from agent.scripted_driver import ScriptedDriver, Skill
 from dynamics.actions import ActionSpace
@@ -24,8 +25,8 @@ class Driver(Protocol):
         """Before an episode: forgets the last one and takes its randomness from `rng`."""
         ...
 
-    def act(self, env: Environment) -> Row:
-        """The next action row [a]."""
+    def act(self, env: Environment) -> Row | None:
+        """The next action row [a]; none where it plays this episode no further."""
         ...
 
 
@@ -137,20 +138,47 @@ def graded_or_cruising_driver(rng: np.random.Generator) -> Driver:
     return graded_driver(rng) if rng.random() < 0.5 else cruising_driver(rng)
 
 
-DRIVERS: dict[str, Callable[[np.random.Generator], Driver]] = {
-    "random": lambda rng: RandomDriver(),
-    "correlated_random": lambda rng: CorrelatedRandomDriver(),
-    "scripted": lambda rng: ScriptedDriver(),
-    "scripted_mixed": scripted_mixed_driver,
-    "mixed": mixed_driver,
-    "graded": graded_driver,
-    "cruising": cruising_driver,
-    "graded_or_cruising": graded_or_cruising_driver,
+def graded_or_random_crafter_driver(rng: np.random.Generator) -> Driver:
+    """Every skill alike: experts with faults of all sizes, and a random player in ten episodes."""
+    kind = rng.random()
+    if kind < 0.05:
+        return RandomDriver()
+    if kind < 0.1:
+        return CorrelatedRandomDriver()
+    return graded_crafter_driver(rng)
+
+
+Make = Callable[[np.random.Generator], Driver]
+DRIVERS_OF: Mapping[str | None, Mapping[str, Make]] = {
+    None: {
+        "random": lambda rng: RandomDriver(),
+        "correlated_random": lambda rng: CorrelatedRandomDriver(),
+    },
+    "CarRacing-v3": {
+        "scripted": lambda rng: ScriptedDriver(),
+        "scripted_mixed": scripted_mixed_driver,
+        "mixed": mixed_driver,
+        "graded": graded_driver,
+        "cruising": cruising_driver,
+        "graded_or_cruising": graded_or_cruising_driver,
+    },
+    "Crafter": {
+        "crafter_expert": lambda rng: CrafterDriver(),
+        "crafter_graded": graded_or_random_crafter_driver,
+    },
 }
+"""By the one environment that they know; those of None know no game, and drive in any."""
+DRIVERS: dict[str, Make] = {name: make for drivers in DRIVERS_OF.values() for name, make in drivers.items()}
 
 
-ANYWHERE = ("random", "correlated_random")
-"""Those that know no game."""
+def known_game(driver: str) -> str | None:
+    """The one environment that a driver of this name knows; none where it drives in any."""
+    return next(game for game, drivers in DRIVERS_OF.items() if driver in drivers)
+
+
+def drivers_for(environment: str) -> list[str]:
+    """Names of those that may drive there."""
+    return [*DRIVERS_OF.get(environment, ()), *DRIVERS_OF[None]]
 
 
 def make_driver(name: str, rng: np.random.Generator) -> Driver:

@@ -50,6 +50,12 @@ def table(ascents: Sequence[Ascent], ladder: Ladder, *, fps: float) -> dict[str,
     }
 
 
+def crafter_score(rates: Sequence[float]) -> float:
+    """Of success rates in [0, 1], in percent: their geometric mean, by which rare successes count for more (Hafner
+    2021, sec. 4.2)."""
+    return math.expm1(sum(math.log1p(100 * rate) for rate in rates) / len(rates))
+
+
 def _row(steps: Sequence[int], episodes: int, fps: float) -> dict[str, Any]:
     return {
         "reached": len(steps),

@@ -3,19 +3,24 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from agent.acting import Policy
+from agent.climbing import evaluate_ladder
 from agent.envs.base import Arrival
+from agent.envs.vector import VectorEnv
 from agent.ladder import Ladder
-from agent.milestones import Ascent, Ending
+from agent.milestones import Ascent, Ending, table
+from agent.seeds import EVALUATION_TRACKS
 from launch.interrupt import Interrupts
+from launch.memory import fits
 from launch.run_folder import write_json
-from tokenizer.shard_format import read_json
+from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import Film
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -104,6 +109,115 @@ class Keeper:
         """Gives up what is under way."""
         for seed in list(self._films):
             self._give_up(seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What all agents of a table play."""
+
+    environment: str
+    ladder: Ladder
+    numbers: Mapping[str, int]
+    """Those by which agents know the ladder's tasks."""
+    fps: float
+    episodes: int
+    max_steps: int
+    num_envs: int
+    processes: int
+    attempts: int = 1
+    """How often an episode whose game broke is begun."""
+    films: int | None = None
+    """Episodes that are filmed, the first of them; all where not given."""
+    options: object | None = None
+    """Of the environment (see `agent.envs.registry.make_env`)."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """What else must be the same for an episode to count."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "max_steps", "num_envs", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        for name in ("films", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value} must not be negative")
+
+
+class Contender(NamedTuple):
+    policy: Policy
+    model: str
+    """Names it: an agent of another name plays anew."""
+
+
+def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: Path | None) -> dict[str, Any]:
+    """Plays what is missing of each agent's episodes; the rows of the table, which RUN/results.json and `json` get.
+
+    Rows of agents that are not asked for now stay, as long as their episodes were as long.
+    """
+    path = run / "results.json"
+    rows = read_json(path) if path.exists() else {}
+    results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
+    for name, contender in contenders.items():
+        ascents = _ascents(run / name, contender, course)
+        results[name] = {**table(ascents, course.ladder, fps=course.fps), "max_steps": course.max_steps}
+        for file in filter(None, (path, json)):
+            write_json(file, results)
+    return results
+
+
+def _ascents(folder: Path, contender: Contender, course: Course) -> list[Ascent]:
+    seeds = range(EVALUATION_TRACKS, EVALUATION_TRACKS + course.episodes)
+    made_by = {
+        "model": contender.model,
+        "environment": course.environment,
+        "max_steps": course.max_steps,
+        **course.rules,
+    }
+    with Interrupts() as interrupts:
+        keeper = Keeper(folder, made_by, seeds, fps=course.fps, films=course.films, interrupts=interrupts)
+        if keeper.missing:
+            _play(contender.policy, keeper, course)
+        if interrupts.received:
+            raise KeyboardInterrupt
+    return [keeper.ascents[seed] for seed in seeds]
+
+
+def _play(policy: Policy, keeper: Keeper, course: Course) -> None:
+    count = min(course.num_envs, len(keeper.missing))
+    with (
+        fits(f"{count} episodes side by side", "lower --num-envs; episodes that are there are kept"),
+        VectorEnv(
+            course.environment,
+            num_envs=count,
+            processes=min(count, course.processes),
+            stock=True,
+            action_repeat=1,
+            options=course.options,
+        ) as envs,
+    ):
+        try:
+            evaluate_ladder(
+                policy,
+                envs,
+                course.ladder,
+                keeper.missing,
+                keeper,
+                numbers=course.numbers,
+                max_steps=course.max_steps,
+                attempts=course.attempts,
+            )
+        finally:
+            keeper.close()
+
+
+def task_numbers(ladder: Ladder, meta: DatasetMeta, advice: str) -> dict[str, int]:
+    """The ladder's tasks by their numbers in the data. Raises ValueError with this advice where one is missing."""
+    missing = [task for task in ladder.tasks if task not in meta.tasks]
+    if missing:
+        raise ValueError(
+            f"the data know no task {missing[0]!r}, which the ladder tells, only {', '.join(meta.tasks)}: {advice}"
+        )
+    return {task: meta.tasks.index(task) for task in ladder.tasks}
 
 
 def show(results: Mapping[str, Any], ladder: Ladder, others: Mapping[str, Mapping[str, float]], title: str) -> None:

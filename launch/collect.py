@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
-from agent.drivers import ANYWHERE, DRIVERS
+from agent.drivers import DRIVERS, drivers_for, known_game
 from agent.envs.registry import is_known
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
@@ -24,7 +24,7 @@ from tokenizer.files import write_atomically
 from tokenizer.shard_format import INDEX, DatasetMeta
 from tokenizer.shard_writer import finish_dataset, has_shard
 
-CAR_RACING, TAKE_COVER = "CarRacing-v3", "VizdoomTakeCover"
+CAR_RACING, CRAFTER, TAKE_COVER = "CarRacing-v3", "Crafter", "VizdoomTakeCover"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,16 @@ class CollectConfig:
     held_out: int = 8
     """Episodes to judge models on."""
     driver: str = "mixed"
-    """Who drives the episodes to train on: mixed, graded, cruising, graded_or_cruising, scripted_mixed, scripted,
-    random or correlated_random."""
+    """Who drives the episodes to train on: mixed, graded, cruising, graded_or_cruising, scripted_mixed or scripted in
+    CarRacing, crafter_expert or crafter_graded in Crafter, random or correlated_random anywhere."""
     held_out_driver: str = "scripted_mixed"
     tasks: tuple[str, ...] = ()
     """Tasks that the episodes are of, in turn, by their names in the environment; its first one where not given."""
+    every_task: bool = False
+    """Each episode is of all of these tasks, or of all that the environment has where none is given, and holds the
+    rewards of each."""
+    clip_frames: int | None = None
+    """Cuts episodes into clips of so many frames, each of which begins with the last one of the clip before."""
     action_repeat: int = 4
     """Simulator steps for each action and frame."""
     max_steps: int | None = None
@@ -57,15 +62,18 @@ class CollectConfig:
         for driver in (self.driver, self.held_out_driver):
             if driver not in DRIVERS:
                 raise ValueError(f"unknown driver {driver!r}, have {sorted(DRIVERS)}")
-            if self.env != CAR_RACING and is_known(self.env) and driver not in ANYWHERE:
+            game = known_game(driver)
+            if game not in (None, self.env) and is_known(self.env):
                 raise ValueError(
-                    f"driver {driver!r} knows {CAR_RACING} alone: give --driver and --held-out-driver, one of "
-                    f"{', '.join(ANYWHERE)}"
+                    f"driver {driver!r} knows {game} alone: give --driver and --held-out-driver, one of "
+                    f"{', '.join(drivers_for(self.env))}"
                 )
         for name in ("episodes", "held_out", "action_repeat", "episodes_per_shard", "max_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}, needs at least 1")
+        if self.clip_frames is not None and self.clip_frames < 2:
+            raise ValueError(f"clip_frames={self.clip_frames}: a clip shares a frame with the one before, it needs 2")
         if self.processes < 0:
             raise ValueError(f"processes={self.processes} cannot be negative")
         if len(set(self.tasks)) < len(self.tasks):
@@ -91,6 +99,18 @@ def _graded(episodes: int, out: str) -> CollectConfig:
     )
 
 
+_CRAFTER = CollectConfig(
+    env=CRAFTER,
+    episodes=240,
+    held_out=16,
+    driver="crafter_graded",
+    held_out_driver="crafter_graded",
+    every_task=True,
+    clip_frames=128,
+    action_repeat=1,
+    max_steps=1000,
+    out=Path("runs/crafter/data"),
+)
 PRESETS = {
     "debug": DEBUG,
     "laptop": LAPTOP,
@@ -102,6 +122,17 @@ PRESETS = {
         driver="graded_or_cruising",
         held_out_driver="graded_or_cruising",
         tasks=("drive", "cruise"),
+    ),
+    "crafter": _CRAFTER,
+    "crafter_debug": replace(
+        _CRAFTER,
+        episodes=4,
+        held_out=2,
+        max_steps=40,
+        clip_frames=16,
+        processes=0,
+        episodes_per_shard=2,
+        out=Path("runs/crafter_debug/data"),
     ),
     "vmc_debug": _by_random_policies(DEBUG, "runs/debug/vmc/data"),
     "vmc_laptop": _by_random_policies(replace(LAPTOP, episodes=200), "runs/laptop/vmc/data"),
@@ -154,9 +185,10 @@ def collect(config: CollectConfig) -> None:
         )
     for plan in plans:
         meta = finish_dataset(plan.folder, plan.meta) if not plan.is_done() else None
+        what = "clips" if config.clip_frames else "episodes"
         if meta is not None:
             console.print(
-                f"{plan.folder}: {meta.num_samples} episodes, {meta.num_frames} frames, {meta.num_bytes / 1e6:.0f} MB, "
+                f"{plan.folder}: {meta.num_samples} {what}, {meta.num_frames} frames, {meta.num_bytes / 1e6:.0f} MB, "
                 f"return {meta.return_mean:.0f} +- {meta.return_std:.0f}, best {meta.return_best:.0f}",
                 markup=False,
                 highlight=False,
@@ -167,7 +199,8 @@ def collect(config: CollectConfig) -> None:
 def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: int) -> Plan:
     seeds = [track_seed(tracks, config.seed, episode) for episode in range(episodes)]
     extra = {"driver": driver, "seeds": seeds, "max_steps": config.max_steps}
-    meta = dataset_meta(config.env, action_repeat=config.action_repeat, extra=extra, tasks=config.tasks)
+    tasks = None if config.every_task and not config.tasks else config.tasks
+    meta = dataset_meta(config.env, action_repeat=config.action_repeat, extra=extra, tasks=tasks)
     folder, size = config.out / name, config.episodes_per_shard
     orders = tuple(
         ShardOrder(
@@ -178,6 +211,8 @@ def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: 
             seeds=tuple(seeds[start : start + size]),
             first_episode=start,
             max_steps=config.max_steps,
+            every_task=config.every_task,
+            clip_frames=config.clip_frames,
         )
         for number, start in enumerate(range(0, episodes, size))
     )
@@ -192,7 +227,7 @@ def _claim(config: CollectConfig) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
-    before = {"tasks": [], **json.loads(path.read_text())}
+    before = {"tasks": [], "every_task": False, "clip_frames": None, **json.loads(path.read_text())}
     differing = [f"{name}={before.get(name)!r}" for name, value in settings.items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{config.out} was collected with {', '.join(differing)}: choose another --out")

@@ -12,21 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.acting import Policy, RandomPolicy
-from agent.climbing import evaluate_ladder
+from agent.acting import RandomPolicy
 from agent.envs.minecraft_actions import MINECRAFT
 from agent.envs.minerl import MineRLEnvironment, MineRLOptions
-from agent.envs.vector import VectorEnv
 from agent.ladder import MINECRAFT_LADDER
-from agent.milestones import table
-from agent.seeds import EVALUATION_TRACKS
 from dynamics.actions import ActionSpace
-from launch.climbs import Keeper, show
+from launch.climbs import Contender, Course, climb, show, task_numbers
 from launch.command import main
-from launch.interrupt import Interrupts
-from launch.memory import fits
 from launch.models import agent_checkpoint, identity, load_policy
-from launch.run_folder import write_json
 from launch.training import open_dataset
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import Fit
@@ -96,91 +89,41 @@ def evaluate_minecraft(config: EvaluateMinecraft) -> None:
     if ActionSpace.from_json(meta.action_space) != MINECRAFT:
         raise ValueError(f"{config.data} has other actions than Minecraft: give imported recordings of it")
     # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
-    policies = {name: _policy(name, config, meta) for name in config.agents}
+    contenders = {name: _contender(name, config, meta) for name in config.agents}
     MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
-    path = config.run / "results.json"
-    results = _kept(path, config)
-    for name in config.agents:
-        results[name] = _results(name, policies[name], config, meta)
-        for file in filter(None, (path, config.json)):
-            write_json(file, results)
+    results = climb(config.run, contenders, _course(config, meta), config.json)
     show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")
-    print(f"results in {path}")
+    print(f"results in {config.run / 'results.json'}")
 
 
-def _kept(path: Path, config: EvaluateMinecraft) -> dict[str, Any]:
-    """Rows of agents that are not asked for now, as long as their episodes were as long."""
-    rows = read_json(path) if path.exists() else {}
-    return {name: row for name, row in rows.items() if row["max_steps"] == config.max_steps}
-
-
-def _results(name: AgentName, policy: Policy, config: EvaluateMinecraft, meta: DatasetMeta) -> dict[str, Any]:
-    """Plays what is missing of one agent's episodes."""
-    seeds = range(EVALUATION_TRACKS, EVALUATION_TRACKS + config.episodes)
-    with Interrupts() as interrupts:
-        keeper = Keeper(
-            config.run / name,
-            _made_by(name, config, meta),
-            seeds,
-            fps=MineRLEnvironment.fps,
-            films=config.films,
-            interrupts=interrupts,
-        )
-        if keeper.missing:
-            _play(name, policy, keeper, config, meta)
-        if interrupts.received:
-            raise KeyboardInterrupt
-    ascents = [keeper.ascents[seed] for seed in seeds]
-    return {**table(ascents, MINECRAFT_LADDER, fps=MineRLEnvironment.fps), "max_steps": config.max_steps}
-
-
-def _play(name: str, policy: Policy, keeper: Keeper, config: EvaluateMinecraft, meta: DatasetMeta) -> None:
-    count = min(config.num_envs, len(keeper.missing))
-    with (
-        fits(f"{count} episodes side by side", "lower --num-envs; episodes that are there are kept"),
-        VectorEnv(
-            GAME, num_envs=count, processes=count, stock=True, action_repeat=1, options=config.options(meta)
-        ) as envs,
-    ):
-        try:
-            evaluate_ladder(
-                policy,
-                envs,
-                MINECRAFT_LADDER,
-                keeper.missing,
-                keeper,
-                numbers={} if name == "random" else _numbers(meta),
-                max_steps=config.max_steps,
-                attempts=config.attempts,
-            )
-        finally:
-            keeper.close()
-
-
-def _made_by(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> dict[str, Any]:
-    """What must be the same for an episode to count."""
+def _course(config: EvaluateMinecraft, meta: DatasetMeta) -> Course:
     options = config.options(meta)
-    model = "random" if name == "random" else identity(agent_checkpoint(_run_of(name, config)))
-    frames = {"frame_size": list(options.size), "fit": options.fit}
-    return {"model": model, "environment": GAME, "max_steps": config.max_steps, **frames}
+    return Course(
+        environment=GAME,
+        ladder=MINECRAFT_LADDER,
+        numbers={} if set(config.agents) == {"random"} else _numbers(meta),
+        fps=MineRLEnvironment.fps,
+        episodes=config.episodes,
+        max_steps=config.max_steps,
+        num_envs=config.num_envs,
+        processes=config.num_envs,
+        attempts=config.attempts,
+        films=config.films,
+        options=options,
+        rules={"frame_size": list(options.size), "fit": options.fit},
+    )
 
 
-def _policy(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> Policy:
+def _contender(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> Contender:
     if name == "random":
-        return RandomPolicy(MINECRAFT)
-    run, told = _run_of(name, config), _numbers(meta)
-    return load_policy(run, config.tokenizer, meta, config.data, told=told, compile=config.compile)
+        return Contender(RandomPolicy(MINECRAFT), "random")
+    run: Path = getattr(config, name)
+    policy = load_policy(run, config.tokenizer, meta, config.data, told=_numbers(meta), compile=config.compile)
+    return Contender(policy, identity(agent_checkpoint(run)))
 
 
 def _numbers(meta: DatasetMeta) -> dict[str, int]:
-    """The ladder's tasks by their numbers in the data."""
-    missing = [task for task in MINECRAFT_LADDER.tasks if task not in meta.tasks]
-    if missing:
-        raise ValueError(
-            f"the data know no task {missing[0]!r}, which the ladder tells, only {', '.join(meta.tasks)}: give data "
-            "that were imported with Minecraft's tasks"
-        )
-    return {task: meta.tasks.index(task) for task in MINECRAFT_LADDER.tasks}
+    return task_numbers(MINECRAFT_LADDER, meta, "give data that were imported with Minecraft's tasks")
 
 
 def _fit_of(data: Path) -> Fit:
@@ -188,11 +131,6 @@ def _fit_of(data: Path) -> Fit:
     path = data.parent / "import.json"
     fit: Fit = read_json(path)["settings"].get("fit", "pad") if path.exists() else "pad"
     return fit
-
-
-def _run_of(name: AgentName, config: EvaluateMinecraft) -> Path:
-    run: Path = getattr(config, name)
-    return run
 
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -1,8 +1,8 @@
 """Crafter as an `Environment`: 64x64 RGB, one of 17 actions, a task for each of its 22 achievements.
 
-Hafner, "Benchmarking the Spectrum of Agent Capabilities" (2021); needs `crafter`, and numba, without which a world takes
-15 times as long to make. A task pays 1 each time its event happens. An episode ends with the player's death, or is cut
-after 10,000 steps. The game has no clock: 5 actions a second are what its own window for people plays.
+Hafner, "Benchmarking the Spectrum of Agent Capabilities" (2021); needs `crafter`, and numba, without which a world
+takes 15 times as long to make. A task pays 1 each time its event happens. An episode ends with the player's death, or
+is cut after 10,000 steps. The game has no clock: 5 actions a second are what its own window for people plays.
 """
 
 from typing import Any

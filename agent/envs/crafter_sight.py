@@ -1,4 +1,4 @@
-"""What a frame of Crafter shows, as the game itself knows it: what scripts may act by, that agents can learn from frames.
+"""What a frame of Crafter shows, as the game knows it: scripts that act by nothing else can be cloned from frames.
 
 Axes: x to the right, y down; 9 x 7 cells around the player, who stands in the middle one.
 """
