@@ -46,7 +46,7 @@ AGE = 12
 DARK = 0.45
 FAR = 25
 """Steps from which on a new table is set up in place of walking to one."""
-RESERVE = 6
+RESERVE = 4
 """Stones that are always carried, for shelters."""
 NEAR = 8
 """Steps that what can wait is worth."""
@@ -90,7 +90,7 @@ class CrafterExpert:
         self._take_in(sight)
         if sight.asleep:
             return "sleep"
-        return self._defend() or self._survive() or self._work() or "noop"
+        return self._defend() or self._finish() or self._survive() or self._work() or "noop"
 
     def _take_in(self, sight: Sight) -> None:
         before, world = self._before, self.map
@@ -231,17 +231,16 @@ class CrafterExpert:
         return self._shelter() if errand == "sleep" else ""
 
     def _next_errand(self) -> str:
-        bag, errand, dark = self.bag, self._errand, self._is_dark()
-        least = 2 if dark else 3
-        if bag["drink"] <= least or errand == "drink" and bag["drink"] < FULL and bag["food"] > 1:
+        bag, errand = self.bag, self._errand
+        if bag["drink"] <= 3 or errand == "drink" and bag["drink"] < FULL and bag["food"] > 1:
             return "drink"
-        if bag["food"] <= least - 1 or errand == "eat" and bag["food"] < FULL - 3:
+        if bag["food"] <= 3 or errand == "eat" and bag["food"] < FULL - 3:
             return "eat"
         if self._wants_rest() and self.steps >= self._no_shelter_until:
             return "sleep"
-        if bag["drink"] <= (6 if self._sees("water") else 4):
+        if bag["drink"] <= 6 and self._sees("water"):
             return "drink"
-        if not dark and bag["food"] <= (6 if "cow" in self.map.things.values() else 4):
+        if bag["food"] <= 6 and "cow" in self.map.things.values():
             return "eat"
         return ""
 
@@ -256,7 +255,7 @@ class CrafterExpert:
         bag = self.bag
         if not bag["wood_pickaxe"] or bag["stone"] < 1:
             return False
-        if self._is_dark() and (bag["energy"] <= 6 or self._in_meadow()):
+        if self._is_dark() and (bag["energy"] <= 6 or bag["health"] <= 6 and self._in_meadow()):
             return True
         if self._errand == "sleep":
             return bag["energy"] < FULL or bag["health"] < 7
@@ -333,6 +332,12 @@ class CrafterExpert:
 
     def knows(self, material: str) -> bool:
         return NUMBER[material] in self.map.ground
+
+    def _finish(self) -> str:
+        """A tool of iron, before anything else once all of it is there."""
+        bag = self.bag
+        ready = bag["coal"] and bag["iron"] and bag["wood"] > TABLE["wood"] and bag["stone"] >= FURNACE["stone"]
+        return self._missing("iron_pickaxe") if ready and bag["stone_pickaxe"] and bag["health"] > 2 else ""
 
     def _missing(self, item: str) -> str:
         return "" if self.bag[item] else self._make(item)

@@ -21,6 +21,9 @@ AROUND = tuple(x + y for x in (LEFT, 0, RIGHT) for y in (UP, 0, DOWN))
 FREE = frozenset(NUMBER[name] for name in ("grass", "sand", "path"))
 """On which one walks and puts things."""
 FOES = ("zombie", "skeleton")
+_BESIDE = tuple((1, aside) for aside in (0, *STEPS))
+FEARED = {"zombie": _BESIDE, "skeleton": (*_BESIDE, *((far, 0) for far in range(2, 6)))}
+"""Around them: so many steps in each direction, and one aside."""
 LAVA = NUMBER["lava"]
 CORNER = MIDDLE[0] * STRIDE + MIDDLE[1]
 
@@ -54,8 +57,8 @@ class CrafterMap:
         """Cells of these materials."""
         self._hot: set[int] = set()
         """Beside lava."""
-        self._feared: set[int] = set()
-        """Near a zombie or a skeleton."""
+        self.feared: set[int] = set()
+        """Near a zombie, or where a skeleton's arrows come."""
 
     def see(self, sight: Sight) -> None:
         self.here = (sight.position[0] + MARGIN) * STRIDE + sight.position[1] + MARGIN
@@ -69,8 +72,13 @@ class CrafterMap:
                     if self.ground[cell] != material:
                         self._learn(cell, material)
         self.things = {first + i * STRIDE + j: name for (i, j), name in sight.things.items()}
-        foes = [cell for cell, name in self.things.items() if name in FOES]
-        self._feared = {cell + step + other for cell in foes for step in STEPS for other in (0, *STEPS)}
+        self.feared = {
+            cell + step * far + aside
+            for cell, name in self.things.items()
+            if name in FOES
+            for step in STEPS
+            for far, aside in FEARED[name]
+        }
         self.cows = {cell for cell in self.cows if not self.in_view(cell)}
         self.cows.update(cell for cell, name in self.things.items() if name == "cow")
 
@@ -108,7 +116,7 @@ class CrafterMap:
         price = prices[self.ground[cell]]
         if not price or cell in self.things and self.things[cell].startswith("plant"):
             return 0
-        return price + 4 * (cell in self.things) + 2 * (cell in self._hot) + 3 * (cell in self._feared)
+        return price + 4 * (cell in self.things) + 2 * (cell in self._hot) + 3 * (cell in self.feared)
 
     def way(
         self,

@@ -69,7 +69,7 @@ def _rooms(world: CrafterMap, reach: int) -> Iterator[Room]:
 
 def _fits(world: CrafterMap, cell: int, digs: bool) -> bool:
     """Whether it may be a cell of a room."""
-    clear = cell not in world.things or cell == world.here
+    clear = cell == world.here or cell not in world.things and cell not in world.feared
     return clear and (world.ground[cell] in FREE or digs and world.ground[cell] == DIGGABLE)
 
 

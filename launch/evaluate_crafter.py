@@ -74,7 +74,9 @@ def evaluate_crafter(config: EvaluateCrafter) -> None:
         films=config.films,
     )
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
-    contenders = {name: _contender(name, config, env.action_space, meta) for name in config.agents}
+    contenders: dict[str, Contender] = {
+        name: _contender(name, config, env.action_space, meta) for name in config.agents
+    }
     results = climb(config.run, contenders, course, config.json)
     for row in results.values():
         row["crafter_score"] = crafter_score([found["rate"] for found in row["milestones"].values()])

@@ -89,7 +89,7 @@ def evaluate_minecraft(config: EvaluateMinecraft) -> None:
     if ActionSpace.from_json(meta.action_space) != MINECRAFT:
         raise ValueError(f"{config.data} has other actions than Minecraft: give imported recordings of it")
     # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
-    contenders = {name: _contender(name, config, meta) for name in config.agents}
+    contenders: dict[str, Contender] = {name: _contender(name, config, meta) for name in config.agents}
     MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
     results = climb(config.run, contenders, _course(config, meta), config.json)
     show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")

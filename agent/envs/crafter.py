@@ -33,7 +33,8 @@ class StockGame(crafter.Env):  # type: ignore[misc]
         self._use(RepeatableWorld(self._area, constants.materials, CHUNK))
 
     def _use(self, world: Any) -> None:
-        self._world = self._local_view._world = self._sem_view._world = world
+        self._world: Any = world
+        self._local_view._world = self._sem_view._world = world
 
     def begin(self, seed: int) -> NDArray[np.uint8]:
         """The first frame [h, w, c] of the game's first episode of this seed."""
@@ -76,8 +77,9 @@ class FastGame(StockGame):
     def __init__(self) -> None:
         super().__init__()
         world = FastWorld(self._area, chunk_size=CHUNK, reach=2 * max(self._view), margin=max(self._view) // 2)
-        self._local_view = FastLocalView(world, self._textures, self._local_view._grid)
-        self._item_view = FastItemView(self._textures, self._item_view._grid)
+        stock = vars(self)
+        self._local_view = FastLocalView(world, self._textures, stock["_local_view"]._grid)
+        self._item_view = FastItemView(self._textures, stock["_item_view"]._grid)
         self._use(world)
         self._sem_view = dict  # called for a map, it gives an empty one
 

@@ -102,8 +102,10 @@ class FastLocalView(engine.LocalView):  # type: ignore[misc]
         for i, j in np.argwhere(numbers).tolist():
             cell = self._cell(ground.item(i, j), world._objects[numbers.item(i, j)].texture, unit)
             canvas[i * width : (i + 1) * width, j * height : (j + 1) * height] = cell
-        lit = self._light(canvas, world.daylight)
-        return self._sleep(lit) if player.sleeping else lit
+        lit: NDArray[Any] = self._light(canvas, world.daylight)
+        if player.sleeping:
+            lit = self._sleep(lit)
+        return lit
 
     def _draw_bare(self, unit: Any) -> NDArray[np.uint8]:
         void = np.full((*unit, 3), VOID, np.uint8)

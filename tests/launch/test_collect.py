@@ -157,3 +157,39 @@ def test_a_task_that_the_environment_has_not_is_named_with_the_choices(tmp_path:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="names one twice"):
         replace(config(tmp_path), tasks=("drive", "drive"))
+
+
+def test_a_driver_of_one_game_drives_in_no_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'crafter_graded' knows Crafter alone.*one of scripted, .*, random,"):
+        replace(config(tmp_path), driver="crafter_graded")
+    with pytest.raises(ValueError, match=r"'mixed' knows CarRacing-v3 alone.*crafter_expert, crafter_graded, random"):
+        replace(PRESETS["crafter_debug"], driver="mixed")
+
+
+def test_crafters_drives_serve_every_task_in_clips_that_share_a_frame(tmp_path: Path) -> None:
+    pytest.importorskip("crafter")
+    collect(replace(PRESETS["crafter_debug"], out=tmp_path))
+    data = Dataset.open(tmp_path / "train")
+    assert len(data.meta.tasks) == 22 and data.meta.fps == 5
+    starts = [sample.start for sample in data.samples if sample.key.startswith(data.samples[0].key[:16])]
+    assert starts == [0, 15, 30], "41 frames in clips of 16"
+    first, second = (data.read_window(number, 0, data.samples[number].length) for number in (0, 1))
+    assert (first.frames[-1] == second.frames[0]).all() and first.labeled[-1] and not second.labeled[0]
+    assert not data.read_rewards(1)[0].any()
+    each = data.each_task()
+    assert len(each) == 22 * len(data) and {view.reward_sum for view in each.samples} >= {0.0, 1.0}
+
+
+def test_clips_hold_what_the_episode_does(tmp_path: Path) -> None:
+    whole, cut = (
+        replace(config(tmp_path / name), episodes=1, clip_frames=size) for name, size in [("a", None), ("b", 5)]
+    )
+    collect(whole)
+    collect(cut)
+    one, parts = Dataset.open(whole.out / "train"), Dataset.open(cut.out / "train")
+    assert [sample.length for sample in parts.samples] == [5, 5, 5] and len(one) == 1
+    np.testing.assert_array_equal(
+        one.read_rewards(0)[1:], np.concatenate([parts.read_rewards(number)[1:] for number in range(3)])
+    )
+    with pytest.raises(ValueError, match="clip_frames=1"):
+        replace(whole, clip_frames=1)

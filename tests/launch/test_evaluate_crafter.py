@@ -1,0 +1,50 @@
+"""The command that judges agents in Crafter: what it keeps, counts and says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.ladder import CRAFTER_LADDER
+from agent.milestones import crafter_score
+
+pytest.importorskip("crafter")
+
+Call = Callable[..., int]
+
+
+def test_scripts_are_judged_without_data_and_each_episode_is_kept(
+    tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ["evaluate_crafter", "debug", "--run", tmp_path, "--films", 1]
+    assert call(*command) == 0, capfd.readouterr()
+    said = capfd.readouterr().out
+    assert "collect_diamond" in said and "Crafter score: random" in said
+    results = json.loads((tmp_path / "results.json").read_text())
+    for row in results.values():
+        assert row["milestones"].keys() == CRAFTER_LADDER.milestones.keys() and len(row["milestones"]) == 22
+        assert row["episodes"] == 2 and row["ended"]["time"] == 2
+        assert row["crafter_score"] == crafter_score([found["rate"] for found in row["milestones"].values()])
+    assert [path.name for path in (tmp_path / "expert/videos").iterdir()] == ["02000000.mp4"]
+    kept = tmp_path / "expert/episodes/02000001.json"
+    before = kept.stat().st_mtime_ns
+    assert call(*command, "--episodes", 3, "--agents", "expert") == 0
+    assert kept.stat().st_mtime_ns == before, "never played again"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["expert"]["episodes"] == 3 and results["random"]["episodes"] == 2
+
+
+def test_agents_need_data_that_know_the_ladders_tasks(
+    tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from launch.collect import PRESETS, collect
+
+    collect(replace(PRESETS["crafter_debug"], episodes=1, held_out=1, every_task=False, out=tmp_path))
+    assert call("evaluate_crafter", "debug", "--agents", "cloned", "--data", tmp_path / "train") == 1
+    assert "the data know no task 'place_table'" in " ".join(capfd.readouterr().err.split())
+    assert call("evaluate_crafter", "debug", "--episodes", 0) == 1
+    assert "episodes=0, needs at least 1" in capfd.readouterr().err
