@@ -109,10 +109,11 @@ def _faults(rng: np.random.Generator, careful: bool) -> dict[str, float]:
     }
 
 
-IN_SIGHT = 80.0
-"""Units of length a second. A car sees 37 ahead, in which it brakes from this speed for the tightest bend (37 units a
-second), reaction included; a faster one brakes on straights, for bends that only the driver knows of. Whoever clones
-that cannot tell when to brake, and a world model takes full gas for a sign that no bend is near."""
+IN_SIGHT = 65.0
+"""Units of length a second. A car sees 37 ahead. From 80 it needs 28 of these to come down for the tightest bend (37
+units a second), reaction included; from 65 it needs 18, and may see the bend two frames late. A faster one brakes on
+straights, for bends that only the driver knows of: whoever clones that cannot tell when to brake, and a world model
+takes full gas for a sign that no bend is near."""
 
 
 def graded_driver(rng: np.random.Generator) -> Driver:

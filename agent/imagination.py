@@ -40,6 +40,9 @@ class ImaginationConfig:
     """Weight of the KL to the behavioural prior."""
     min_advantage: float = 0.0
     """Advantages below this, as a share of the batch's root mean square, count for neither good nor bad."""
+    center_advantages: bool = False
+    """Whether the batch's mean is taken off advantages first: to a value head that lags behind its returns nearly all
+    that is tried is good."""
     slow_value: float = 0.0
     """Decay of a slow copy of the value head, which returns are made of; 0 takes the head as it is."""
     real_value: float = 0.0
@@ -108,8 +111,9 @@ class Imagination(nn.Module):
         log_prob, kl = self.judge_policy(dream)
         advantage = (returns - value[:, :-1]).detach()
         if c.actor == "pmpo":
-            signs = far_from_zero(advantage, counts, c.min_advantage)
-            policy_loss = pmpo_loss(log_prob, advantage, kl, counts, signs, alpha=c.alpha, beta=c.beta)
+            told = advantage - mean_where(advantage, counts) if c.center_advantages else advantage
+            signs = far_from_zero(told, counts, c.min_advantage)
+            policy_loss = pmpo_loss(log_prob, told, kl, counts, signs, alpha=c.alpha, beta=c.beta)
         else:
             policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
         if self.training and begins_step(generator):

@@ -49,7 +49,8 @@ class Study:
     also: tuple[Path, ...] = ()
     """results.json of other agents on the same tracks, such as that of `launch.demo vmc`: its rows join the table."""
     json: Path | None = None
-    """Also write the numbers here."""
+    """Also write the numbers here, and go on from those that are here where the folder has none: a study may move to
+    another machine without its runs."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "tracks"):
@@ -174,8 +175,10 @@ def _dataset_rows(config: Study) -> dict[str, Any]:
 
 def _kept(config: Study) -> dict[str, Any]:
     """What is known already. Raises ValueError where its scores are of presets that say something else today."""
-    path, recipe = config.run / NUMBERS, _recipe(config, PAIRED + OTHERS)
-    if not path.exists():
+    recipe = _recipe(config, PAIRED + OTHERS)
+    places = (config.run / NUMBERS, config.json)
+    path = next((place for place in places if place is not None and place.exists()), None)
+    if path is None:
         return {"recipe": recipe, "dataset": {}, "random": None, "seeds": {}, "seconds": {}}
     kept = read_json(path)
     scored = [name for name in PAIRED + OTHERS if any(name in rows for rows in kept["seeds"].values())]

@@ -101,14 +101,24 @@ def parse_lines(text: Sequence[str]) -> tuple[list[Line], bool]:
             if number == filled - 1 and lines:
                 return lines, True
             raise ValueError(f"a line is broken: line {number + 1} of {filled} is no JSON") from error
-        if not isinstance(line, dict) or not all(
-            isinstance(line.get(part), dict | None) for part in ("mouse", "keyboard", "stats")
-        ):
+        if not _is_of_a_recorder(line):
             raise ValueError(f"a line is strange: line {number + 1} of {filled} is not of a recorder")
         lines.append(line)
     if not lines:
         raise ValueError("lines are missing: the file is empty")
     return lines, False
+
+
+def _is_of_a_recorder(line: object) -> bool:
+    """Whether its parts have their types; any may be missing."""
+    if not isinstance(line, dict):
+        return False
+    mouse, keyboard, stats = (line.get(part) for part in ("mouse", "keyboard", "stats"))
+    if not all(isinstance(part, dict | None) for part in (mouse, keyboard, stats)):
+        return False
+    lists = [(mouse or {}).get("buttons"), (mouse or {}).get("newButtons"), (keyboard or {}).get("keys")]
+    counts = (stats or {}).values()
+    return all(isinstance(one, list | None) for one in lists) and all(isinstance(one, int | float) for one in counts)
 
 
 def pressed_keys(lines: Sequence[Line]) -> Flags:

@@ -56,13 +56,14 @@ def test_a_spin_on_the_grass_is_recovered_from(env: CarRacingEnvironment) -> Non
     assert earned > 150
 
 
-@pytest.mark.parametrize(("top_speed", "seen"), [(IN_SIGHT, True), (110.0, False)])
+@pytest.mark.parametrize(("top_speed", "seen"), [(IN_SIGHT, True), (80.0, False)])
 def test_graded_drivers_brake_for_what_the_picture_shows(
     env: CarRacingEnvironment, top_speed: float, seen: bool
 ) -> None:
     """The plan of the whole track is one that can be made from the stretch ahead of the car that is in the picture."""
     sight = 0.75 * WINDOW_H / (ZOOM * SCALE)  # the car is a quarter above the lower edge
-    near = sight - top_speed * (REACTION + 1.5 / env.fps)  # a frame until it is seen, half of one until it is acted on
+    # A frame until it is seen, half of one until it is acted on, and two of whoever clones it and is late.
+    near = sight - top_speed * (REACTION + 3.5 / env.fps)
     for track in range(5_000_000, 5_000_003):
         env.reset(track)
         plan, free = (

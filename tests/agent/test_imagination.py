@@ -318,6 +318,27 @@ def test_a_step_is_good_if_reward_and_next_value_exceed_the_present_value(
     torch.testing.assert_close(metrics["positive_share"], good)
 
 
+@pytest.mark.parametrize("center", [True, False])
+def test_with_centred_advantages_a_value_that_is_low_everywhere_makes_nothing_good(
+    center: bool, contexts: LatentClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the dreams earn 2 at once and the others 1, and the value says 0."""
+    model = make(replace(CONFIG, discount=0.0, center_advantages=center))
+    reward = torch.tensor([2.0, 1.0]).repeat(3)[:, None].expand(6, 4)
+    dream = model.dream(contexts, seeded())._replace(reward=reward, goes_on=torch.ones(6, 4))
+    monkeypatch.setattr(model, "dream", lambda *_, **__: dream)
+    learned: list[Tensor] = []
+
+    def loss(log_prob: Tensor, advantage: Tensor, *rest: Any, **weights: Any) -> Tensor:
+        learned.append(advantage)
+        return pmpo_loss(log_prob, advantage, *rest, **weights)
+
+    monkeypatch.setattr("agent.imagination.pmpo_loss", loss)
+    _, metrics = model(contexts, seeded())
+    assert metrics["positive_share"] == 1  # as the value sees it
+    assert torch.equal(learned[0] >= 0, reward > 1.5 if center else reward > 0)
+
+
 class Signed(nn.Module):
     """The learned reward head, its reading multiplied."""
 

@@ -74,7 +74,9 @@ def test_other_broken_lines_are_refused() -> None:
     lines[2] = lines[2][:40]
     with pytest.raises(ValueError, match="a line is broken: line 3 of 8"):
         read_lines(lines, LINES, "10.0")
-    for changed in ({"mouse": None, "stats": 7}, {"yaw": "north"}, {"hotbar": 11}):
+    strange: list[dict[str, Any]] = [{"mouse": None, "stats": 7}, {"stats": {"minecraft.mine_block:log": "3"}}]
+    strange += [{"yaw": "north"}, {"hotbar": 11}, {"mouse": {"buttons": 0}}, {"keyboard": {"keys": "w"}}]
+    for changed in strange:
         with pytest.raises(ValueError, match="a line is strange"):
             read({4: changed})
     with pytest.raises(ValueError, match="lines are missing"):

@@ -78,6 +78,17 @@ def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
     assert call("study", "debug", "--run", run) == 1
 
 
+def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json")
+    begun = study._kept(config)
+    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
+    assert study._missing(config, study._kept(config), 0) == tuple(
+        name for name in config.agents_of(0) if name != "cloned"
+    )
+    write_json(tmp_path / "here" / study.NUMBERS, begun)  # the folder's own come first
+    assert study._kept(config) == begun
+
+
 def test_another_preset_is_refused_where_there_are_scores_of_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
