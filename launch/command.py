@@ -31,6 +31,8 @@ SIZES = {
     "offline_100": "A fixed offline set for agents: 100 episodes of CarRacing of every skill, 16 held out.",
     "offline_300": "A fixed offline set for agents: 300 episodes of CarRacing of every skill, 16 held out.",
     "tasks": "Two tasks of CarRacing, to be fast and to cruise: 160 episodes, half of them no examples for their task.",
+    "crafter": "An hour and a half on two processor cores: learns Crafter's tasks, up to the diamond.",
+    "crafter_debug": "Crafter in seconds.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",

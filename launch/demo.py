@@ -4,10 +4,13 @@
     python -m launch.demo carracing
     python -m launch.demo vmc
     python -m launch.demo take_cover
+    python -m launch.demo crafter
 
 The second makes a better world, in an hour of training, and judges its dreams; it trains no agent. The third is World
-Models (V, M and C), whose rows join the first's table; the fourth evolves C in M's dream of VizDoom's take-cover. Each
-stage is a command of its own that this one runs in turn. Interrupted at any point, the same command goes on.
+Models (V, M and C), whose rows join the first's table; the fourth evolves C in M's dream of VizDoom's take-cover. The
+fifth learns Crafter from noisy demonstrations, and is told task after task, up to the diamond (needs the extra
+`crafter`). Each stage is a command of its own that this one runs in turn. Interrupted at any point, the same command
+goes on.
 """
 
 import json
@@ -25,7 +28,7 @@ from launch.stages import Stage, run_stage
 class Demo:
     run: Path
     """Folder that gets everything."""
-    preset: Literal["debug", "laptop", "carracing", "take_cover"]
+    preset: Literal["debug", "laptop", "carracing", "take_cover", "crafter", "crafter_debug"]
     """Preset of every stage."""
     stages: tuple[str, ...]
     """Those that are run, in this order."""
@@ -75,6 +78,18 @@ _STAGES = (
         },
     ),
 )
+_LADDER = Stage(
+    name="ladder_scores",
+    command="evaluate_crafter",
+    folders={
+        "run": "evaluation",
+        "data": "data/train",
+        "tokenizer": TOKENIZER,
+        "cloned": AGENT,
+        "imagined": "imagination",
+        "json": "results.json",
+    },
+)
 VMC = "vmc"
 _CONTROLLER = {"latents": f"{VMC}/latents/train", "vae": f"{VMC}/vae", "mdn-rnn": f"{VMC}/mdn_rnn"}
 
@@ -123,9 +138,9 @@ _VMC_STAGES = (
         preset="vmc_{}",
     ),
 )
-STAGES = {stage.name: stage for stage in (*_STAGES, *_VMC_STAGES)}
+STAGES = {stage.name: stage for stage in (*_STAGES, _LADDER, *_VMC_STAGES)}
 WORLD = ("collect", "tokenizer", "latents", "dynamics", "dream")
-AGENTS = ("cloning", "imagination", "scores")
+TRAINED = ("cloning", "imagination")
 SENSES = ("vmc_collect", "vae", "vmc_latents", "mdn_rnn", "vmc_dreams")
 CAR_CONTROLLERS = ("v_only", "hidden", "controller", "dream_controller")
 DREAM_CONTROLLERS = ("dream_controller", "cold_dream_controller")
@@ -175,9 +190,13 @@ def summarise(config: Demo, timings: dict[str, float]) -> None:
 
 
 PRESETS = {
-    "debug": Demo(run=Path("runs/debug"), preset="debug", stages=WORLD + AGENTS),
-    "laptop": Demo(run=Path("runs/demo"), preset="laptop", stages=WORLD + AGENTS),
+    "debug": Demo(run=Path("runs/debug"), preset="debug", stages=(*WORLD, *TRAINED, "scores")),
+    "laptop": Demo(run=Path("runs/demo"), preset="laptop", stages=(*WORLD, *TRAINED, "scores")),
     "carracing": Demo(run=Path("runs/carracing"), preset="carracing", stages=(*WORLD, "world")),
+    "crafter": Demo(run=Path("runs/crafter"), preset="crafter", stages=(*WORLD, *TRAINED, "ladder_scores")),
+    "crafter_debug": Demo(
+        run=Path("runs/crafter_debug"), preset="crafter_debug", stages=(*WORLD, *TRAINED, "ladder_scores")
+    ),
     "vmc_debug": Demo(run=Path("runs/debug"), preset="debug", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
     "vmc": Demo(run=Path("runs/demo"), preset="laptop", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
     "take_cover": Demo(

@@ -138,10 +138,13 @@ def draw_by_horizon(axes: Axes, curves: Mapping[str, Sequence[float]], label: st
     axes.set(xlabel="frames ahead", ylabel=label, xscale="log")
 
 
+_DEBUG: dict[str, Any] = {"context": 4, "horizon": 8, "starts": 2, "skip_frames": 0, "compile": False}
 SIZES: dict[str, dict[str, Any]] = {
-    "debug": {"context": 4, "horizon": 8, "starts": 2, "skip_frames": 0, "compile": False},
+    "debug": _DEBUG,
     "laptop": {},
     "carracing": {},
+    "crafter": {"skip_frames": 0},
+    "crafter_debug": _DEBUG,
 }
 PRESETS = {
     name: Dream(

@@ -286,8 +286,9 @@ class _Count:
         return f"{out}: {len(self._orders)} shards, {frames} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s"
 
 
-SIZES: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}, "carracing": {}, "study": {}}
-VMC_SIZES: dict[str, dict[str, Any]] = {**SIZES, "take_cover": {}, "paper": {}}
+_SHARED: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}}
+SIZES = {**_SHARED, "carracing": {}, "study": {}, "crafter": {}, "crafter_debug": _SHARED["debug"]}
+VMC_SIZES = {**_SHARED, "take_cover": {}, "paper": {}}
 PRESETS = {
     name: EncodeLatents(
         tokenizer=Path(f"runs/{name}/tokenizer"),
@@ -304,7 +305,6 @@ PRESETS = {
         **sizes,
     )
     for name, sizes in VMC_SIZES.items()
-    if name not in ("carracing", "study")
 }
 
 if __name__ == "__main__":

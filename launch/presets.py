@@ -69,7 +69,12 @@ _LAPTOP = ModelPreset(
     dynamics_clips=Clips(8, 20),
 )
 
-_STUDY_TRANSFORMER = replace(_LAPTOP.dynamics.transformer, window=24)
+_STUDY_DYNAMICS = DynamicsConfig(
+    num_tokens=8, num_registers=2, transformer=replace(_LAPTOP.dynamics.transformer, window=24)
+)
+_STUDY_IMAGINATION = ImaginationConfig(
+    horizon=24, num_steps=1, discount=0.97, decay=0.95, min_advantage=0.3, real_value=1.0, value_warmup=30
+)
 
 MODELS: dict[str, ModelPreset] = {
     "debug": ModelPreset(
@@ -93,12 +98,17 @@ MODELS: dict[str, ModelPreset] = {
     # Eight latent tokens a frame in place of sixteen: half the slots, in which agents learn and dream twice as fast.
     "study": replace(
         _LAPTOP,
-        dynamics=DynamicsConfig(num_tokens=8, num_registers=2, transformer=_STUDY_TRANSFORMER),
+        dynamics=_STUDY_DYNAMICS,
         # See agent/EXPERIMENTS.md for these two.
         agent=AgentConfig(temperature=0.25, false_actions=1.0),
-        imagination=ImaginationConfig(
-            horizon=24, num_steps=1, discount=0.97, decay=0.95, min_advantage=0.3, real_value=1.0, value_warmup=30
-        ),
+        imagination=_STUDY_IMAGINATION,
+        dynamics_clips=Clips(8, 24),
+    ),
+    # The study's sizes; how its agents act was found for driving.
+    "crafter": replace(
+        _LAPTOP,
+        dynamics=_STUDY_DYNAMICS,
+        imagination=_STUDY_IMAGINATION,
         dynamics_clips=Clips(8, 24),
     ),
     # What other implementations of these models were timed at.

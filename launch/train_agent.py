@@ -131,6 +131,19 @@ PRESETS["study"] = replace(
     model=MODELS["study"].agent,
     loop=replace(PRESETS["laptop"].loop, steps=900, save_every=300),
 )
+PRESETS["crafter"] = replace(
+    PRESETS["study"],
+    run=Path("runs/crafter/agent"),
+    data=("runs/crafter/latents/train",),
+    dynamics=Path("runs/crafter/dynamics"),
+    model=MODELS["crafter"].agent,
+)
+PRESETS["crafter_debug"] = replace(
+    PRESETS["debug"],
+    run=Path("runs/crafter_debug/agent"),
+    data=("runs/crafter_debug/latents/train",),
+    dynamics=Path("runs/crafter_debug/dynamics"),
+)
 
 GIVEN = {AgentConfig: ["dynamics", "num_tasks"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

@@ -117,6 +117,15 @@ PRESETS["study"] = replace(
     model=MODELS["study"].dynamics,
     loop=replace(PRESETS["laptop"].loop, steps=2000, save_every=500, ema_decay=0.997),
 )
+PRESETS["crafter"] = replace(
+    PRESETS["study"],
+    run=Path("runs/crafter/dynamics"),
+    data=("runs/crafter/latents/train",),
+    model=MODELS["crafter"].dynamics,
+)
+PRESETS["crafter_debug"] = replace(
+    PRESETS["debug"], run=Path("runs/crafter_debug/dynamics"), data=("runs/crafter_debug/latents/train",)
+)
 
 GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

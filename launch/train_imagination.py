@@ -120,6 +120,19 @@ PRESETS["study_v1"] = replace(
     model=replace(PRESETS["study"].model, actor="dynamics", horizon=10, discount=0.95, decay=0.8, value_warmup=20),
     loop=replace(PRESETS["study"].loop, steps=200, learning_rate=3e-4),
 )
+PRESETS["crafter"] = replace(
+    PRESETS["study"],
+    run=Path("runs/crafter/imagination"),
+    data=("runs/crafter/latents/train",),
+    agent=Path("runs/crafter/agent"),
+    model=MODELS["crafter"].imagination,
+)
+PRESETS["crafter_debug"] = replace(
+    PRESETS["debug"],
+    run=Path("runs/crafter_debug/imagination"),
+    data=("runs/crafter_debug/latents/train",),
+    agent=Path("runs/crafter_debug/agent"),
+)
 
 GIVEN = {ImaginationConfig: ["agent"]}
 """What the command itself fills in, from the data or from the run that it starts from."""

@@ -103,6 +103,20 @@ PRESETS["study"] = replace(
     evaluate_every=400,
     loop=replace(PRESETS["laptop"].loop, steps=1600, save_every=400),
 )
+PRESETS["crafter"] = replace(
+    PRESETS["study"],
+    run=Path("runs/crafter/tokenizer"),
+    data=("runs/crafter/data/train",),
+    held_out=Path("runs/crafter/data/held_out"),
+    skip_frames=0,
+    model=MODELS["crafter"].tokenizer,
+)
+PRESETS["crafter_debug"] = replace(
+    PRESETS["debug"],
+    run=Path("runs/crafter_debug/tokenizer"),
+    data=("runs/crafter_debug/data/train",),
+    held_out=Path("runs/crafter_debug/data/held_out"),
+)
 
 GIVEN = {TokenizerConfig: ["frame_size"]}
 """What the command itself fills in, from the data or from the run that it starts from."""
