@@ -1,7 +1,7 @@
 """Judge agents in Crafter as in Minecraft: worlds that no training used, told one task after another, up to a diamond.
 
-    python -m launch.evaluate_crafter laptop
-    python -m launch.evaluate_crafter laptop --agents random expert --episodes 100
+    python -m launch.evaluate_crafter crafter
+    python -m launch.evaluate_crafter crafter --agents random expert --episodes 100
 
 The success rates of the ladder's tasks and of the game's other achievements are counted with their times, and make up
 the Crafter score. `expert` is a script that acts by what the frames show, `random` any action: they need no training.
@@ -110,24 +110,27 @@ def _numbers(meta: DatasetMeta) -> dict[str, int]:
     return task_numbers(CRAFTER_LADDER, meta, "give data that were collected with --every-task")
 
 
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "debug": (
-        "crafter_debug",
-        {"agents": SCRIPTS, "episodes": 2, "num_envs": 2, "processes": 0, "max_steps": 20, "compile": False},
-    ),
-    "laptop": ("crafter", {}),
+SIZES: dict[str, dict[str, Any]] = {
+    "crafter_debug": {
+        "agents": SCRIPTS,
+        "episodes": 2,
+        "num_envs": 2,
+        "processes": 0,
+        "max_steps": 20,
+        "compile": False,
+    },
+    "crafter": {},
 }
-"""Preset -> the folder under runs/ that it reads from, and what it is told."""
 PRESETS = {
     name: EvaluateCrafter(
-        run=Path(f"runs/{folder}/evaluation"),
-        data=Path(f"runs/{folder}/data/train"),
-        tokenizer=Path(f"runs/{folder}/tokenizer"),
-        cloned=Path(f"runs/{folder}/agent"),
-        imagined=Path(f"runs/{folder}/imagination"),
+        run=Path(f"runs/{name}/evaluation"),
+        data=Path(f"runs/{name}/data/train"),
+        tokenizer=Path(f"runs/{name}/tokenizer"),
+        cloned=Path(f"runs/{name}/agent"),
+        imagined=Path(f"runs/{name}/imagination"),
         **sizes,
     )
-    for name, (folder, sizes) in SIZES.items()
+    for name, sizes in SIZES.items()
 }
 
 if __name__ == "__main__":
