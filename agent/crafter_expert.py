@@ -40,7 +40,8 @@ MEADOW = frozenset(NUMBER[name] for name in ("grass", "sand", "tree"))
 MOUNTAIN = frozenset(NUMBER[name] for name in ("stone", "path", "coal", "iron", "lava"))
 LIKED = {"wood": MEADOW, "drink": MEADOW, "cow": MEADOW, "grass": MEADOW}
 """Where to look for it; all else is in the mountains."""
-FULL = 9
+FULL, ENOUGH = 9, 6
+"""Of an item; and of wood, for what is made in the mountains."""
 AGE = 12
 """Steps for which a way is followed, if nothing comes in between."""
 DARK = 0.45
@@ -109,10 +110,6 @@ class CrafterExpert:
             if sight.bag["sapling"] < before.bag["sapling"]:
                 self.done.add("place_plant")
                 self._farm, self._grown, self._farms = front, 0, self._farms + 1
-            if before.asleep and not sight.asleep and sight.bag["energy"] >= FULL - 1:
-                self.done.add("wake_up")
-            if sight.bag["stone"] < before.bag["stone"]:
-                self.done.add("place_stone")
         if self._farm and world.in_view(self._farm) and not world.things.get(self._farm, "").startswith("plant"):
             self._farm = 0
         self._grown += bool(self._farm) and distance(world.here, self._farm) <= REACH
@@ -259,8 +256,7 @@ class CrafterExpert:
             return True
         if self._errand == "sleep":
             return bag["energy"] < FULL or bag["health"] < 7
-        tired = bag["energy"] <= 3 or "wake_up" not in self.done and bag["energy"] < FULL
-        return tired or bag["health"] <= 4
+        return bag["energy"] <= 3 or bag["health"] <= 4
 
     def _sees(self, material: str) -> bool:
         return NUMBER[material] in self.sight.ground
@@ -322,9 +318,9 @@ class CrafterExpert:
             or self._missing("stone_sword")
             or self._reserve()
             or self._hunt()
-            or self._keep_farm()
             or self._missing("iron_pickaxe")
             or self._go("diamond", materials={NUMBER["diamond"]})
+            or self._keep_farm()
             or (self._missing("iron_sword") if bag["iron"] or self.knows("iron") else "")
             or self._explore(MOUNTAIN)
             or self._missing("iron_sword")
@@ -356,7 +352,7 @@ class CrafterExpert:
         """As much wood as can be carried: there is none in the mountains."""
         if self.bag["stone_pickaxe"] or self.bag["wood"] >= FULL:
             return ""
-        return self._go("stock", materials={NUMBER["tree"]}, limit=20)
+        return self._go("stock", materials={NUMBER["tree"]}, limit=FAR if self.bag["wood"] < ENOUGH else NEAR)
 
     def _reserve(self) -> str:
         """Stones for a shelter."""

@@ -54,6 +54,7 @@ EXTRAS = {
         "pip install 'reverie[perceptual]'",
     ),
     "lerobot": Extra(("pyarrow",), "launch.import_lerobot", "pip install 'reverie[lerobot]'"),
+    "crafter": Extra(("crafter", "numba"), "Crafter", "pip install 'reverie[crafter]'"),
     "doom": Extra(("vizdoom",), "VizdoomTakeCover", "pip install 'reverie[doom]'"),
     "wandb": Extra(("wandb",), "--tracker wandb", "pip install 'reverie[wandb]'"),
     "box2d": Extra(("Box2D",), "driving CarRacing", "pip install 'gymnasium[box2d]'"),

@@ -67,13 +67,6 @@ class EvaluateMinecraft:
     json: Path | None = None
     """Also write the results here."""
 
-    def __post_init__(self) -> None:
-        for name in ("episodes", "max_steps", "num_envs", "attempts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
-        if self.films is not None and self.films < 0:
-            raise ValueError(f"films={self.films} must not be negative")
-
     def options(self, meta: DatasetMeta) -> MineRLOptions:
         return MineRLOptions(
             python=self.python.expanduser(),
@@ -88,10 +81,11 @@ def evaluate_minecraft(config: EvaluateMinecraft) -> None:
     meta = open_dataset(config.data, "frames").meta
     if ActionSpace.from_json(meta.action_space) != MINECRAFT:
         raise ValueError(f"{config.data} has other actions than Minecraft: give imported recordings of it")
+    course = _course(config, meta)
     # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
     contenders: dict[str, Contender] = {name: _contender(name, config, meta) for name in config.agents}
     MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
-    results = climb(config.run, contenders, _course(config, meta), config.json)
+    results = climb(config.run, contenders, course, config.json)
     show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")
     print(f"results in {config.run / 'results.json'}")
 

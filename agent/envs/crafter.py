@@ -76,7 +76,8 @@ class FastGame(StockGame):
 
     def __init__(self) -> None:
         super().__init__()
-        world = FastWorld(self._area, chunk_size=CHUNK, reach=2 * max(self._view), margin=max(self._view) // 2)
+        widest = int(max(self._view))
+        world = FastWorld(self._area, chunk_size=CHUNK, reach=2 * widest, margin=widest // 2)
         stock = vars(self)
         self._local_view = FastLocalView(world, self._textures, stock["_local_view"]._grid)
         self._item_view = FastItemView(self._textures, stock["_item_view"]._grid)

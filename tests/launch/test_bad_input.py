@@ -68,7 +68,7 @@ def test_an_unknown_preset_or_option_names_the_choices(call: Call, capfd: Say) -
 def test_an_unknown_environment_names_the_choices_and_leaves_no_folder(tmp_path: Path, call: Call, capfd: Say) -> None:
     assert call("collect", "debug", "--env", "Foo", "--out", tmp_path / "data") == 1
     said = sentence(capfd)
-    assert "unknown environment 'Foo', have ['CarRacing-v3', 'MineRL" in said
+    assert "unknown environment 'Foo', have ['CarRacing-v3', 'Crafter', 'MineRL" in said
     assert "'VizdoomTakeCover'], and gym:ID for any of gymnasium" in said
     assert not (tmp_path / "data").exists()
 

@@ -18,7 +18,7 @@ def test_scripts_are_judged_without_data_and_each_episode_is_kept(
     tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    command = ["evaluate_crafter", "debug", "--run", tmp_path, "--films", 1]
+    command = ["evaluate_crafter", "crafter_debug", "--run", tmp_path, "--films", 1]
     assert call(*command) == 0, capfd.readouterr()
     said = capfd.readouterr().out
     assert "collect_diamond" in said and "Crafter score: random" in said
@@ -44,7 +44,7 @@ def test_agents_need_data_that_know_the_ladders_tasks(
     from launch.collect import PRESETS, collect
 
     collect(replace(PRESETS["crafter_debug"], episodes=1, held_out=1, every_task=False, out=tmp_path))
-    assert call("evaluate_crafter", "debug", "--agents", "cloned", "--data", tmp_path / "train") == 1
+    assert call("evaluate_crafter", "crafter_debug", "--agents", "cloned", "--data", tmp_path / "train") == 1
     assert "the data know no task 'place_table'" in " ".join(capfd.readouterr().err.split())
-    assert call("evaluate_crafter", "debug", "--episodes", 0) == 1
+    assert call("evaluate_crafter", "crafter_debug", "--episodes", 0) == 1
     assert "episodes=0, needs at least 1" in capfd.readouterr().err
