@@ -8,6 +8,7 @@ import pytest
 
 from agent.ladder import CRAFTER_LADDER
 from agent.milestones import crafter_score
+from launch.models import load_agent
 
 pytest.importorskip("crafter")
 
@@ -19,7 +20,7 @@ def test_scripts_are_judged_without_data_and_each_episode_is_kept(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     command = ["evaluate_crafter", "crafter_debug", "--run", tmp_path, "--films", 1]
-    assert call(*command) == 0, capfd.readouterr()
+    assert call(*command, "--agents", "random", "expert") == 0, capfd.readouterr()
     said = capfd.readouterr().out
     assert "collect_diamond" in said and "Crafter score: random" in said
     results = json.loads((tmp_path / "results.json").read_text())
@@ -48,3 +49,13 @@ def test_agents_need_data_that_know_the_ladders_tasks(
     assert "the data know no task 'place_table'" in " ".join(capfd.readouterr().err.split())
     assert call("evaluate_crafter", "crafter_debug", "--episodes", 0) == 1
     assert "episodes=0, needs at least 1" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stages_in_process")
+def test_one_command_goes_from_demonstrations_to_the_ladder(tmp_path: Path, call: Call) -> None:
+    assert call("demo", "crafter_debug", "--run", tmp_path) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {"random", "expert", "cloned", "imagined"}
+    assert all(row["episodes"] == 2 and 0 <= row["crafter_score"] <= 100 for row in results.values())
+    assert load_agent(tmp_path / "imagination").config.num_tasks == len(CRAFTER_LADDER.events)
