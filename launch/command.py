@@ -30,8 +30,6 @@ SIZES = {
     "carracing": "An hour of training on two processor cores: a world whose dreams hold.",
     "offline_100": "A fixed offline set for agents: 100 episodes of CarRacing of every skill, 16 held out.",
     "offline_300": "A fixed offline set for agents: 300 episodes of CarRacing of every skill, 16 held out.",
-    "crafter": "Crafter up to its diamonds: 240 episodes of every skill, with what each of 22 tasks pays, 16 held out.",
-    "crafter_debug": "Crafter in seconds.",
     "tasks": "Two tasks of CarRacing, to be fast and to cruise: 160 episodes, half of them no examples for their task.",
     "crafter": "An hour and a half on two processor cores: learns Crafter's tasks, up to the diamond.",
     "crafter_debug": "Crafter in seconds.",
