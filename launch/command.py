@@ -31,7 +31,7 @@ SIZES = {
     "offline_100": "A fixed offline set for agents: 100 episodes of CarRacing of every skill, 16 held out.",
     "offline_300": "A fixed offline set for agents: 300 episodes of CarRacing of every skill, 16 held out.",
     "tasks": "Two tasks of CarRacing, to be fast and to cruise: 160 episodes, half of them no examples for their task.",
-    "crafter": "An hour and a half on two processor cores: learns Crafter's tasks, up to the diamond.",
+    "crafter": "Crafter, told one of 22 tasks after another, up to the diamond: from demonstrations of every skill.",
     "crafter_debug": "Crafter in seconds.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
