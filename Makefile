@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,deepspeed]'
 	@touch $@
 
-test: setup ## Run the fast tests, a file to a core at a time (at most 10 minutes)
-	@OMP_NUM_THREADS=1 timeout 600 $(VENV)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile \
+test: setup ## Run the fast tests, one to a core at a time (at most 10 minutes)
+	@OMP_NUM_THREADS=1 timeout 600 $(VENV)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist worksteal \
 		|| { status=$$?; test $$status -ne 124 || echo "error: the fast tests took more than 10 minutes" >&2; exit $$status; }
 
 test-slow: setup ## Run the slow tests

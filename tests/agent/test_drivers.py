@@ -83,6 +83,7 @@ def test_random_drivers_get_nowhere(env: CarRacingEnvironment, driver: Driver) -
     assert np.mean(returns(env, driver, range(3))) < 50
 
 
+@pytest.mark.slow
 def test_the_mixture_holds_good_and_bad_drives(env: CarRacingEnvironment) -> None:
     earned = [returns(env, mixed_driver(np.random.default_rng(i)), range(i, i + 1))[0] for i in range(20)]
     assert 400 < np.mean(earned) < 750

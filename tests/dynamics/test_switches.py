@@ -60,6 +60,7 @@ def test_the_cached_pass_follows_every_switch(variant: str) -> None:
         torch.testing.assert_close(found, wanted[:, 4:], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_switch_learns_a_batch_by_heart(variant: str) -> None:
     changes = VARIANTS[variant]

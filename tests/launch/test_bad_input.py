@@ -283,6 +283,7 @@ def interrupt(process: subprocess.Popen[str], begun: Callable[[], bool]) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_collecting_leaves_whole_shards(tmp_path: Path, call: Call) -> None:
     pytest.importorskip("Box2D")
     out = tmp_path / "data"
@@ -297,6 +298,7 @@ def test_ctrl_c_while_collecting_leaves_whole_shards(tmp_path: Path, call: Call)
     assert {name: digest for name, digest in whole(out).items() if name in made} == made
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_demo_lets_its_stage_save_and_ends_both(pipeline: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(pipeline / "data", run / "data")

@@ -158,6 +158,7 @@ for step in range(1, 10**6):
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """It is killed again and again, wherever it is with 24 MB."""
     chance, newest = random.Random(), 0

@@ -47,7 +47,7 @@ def test_agents_need_data_that_know_the_ladders_tasks(
     collect(replace(PRESETS["crafter_debug"], episodes=1, held_out=1, every_task=False, out=tmp_path))
     assert call("evaluate_crafter", "crafter_debug", "--agents", "cloned", "--data", tmp_path / "train") == 1
     assert "the data know no task 'place_table'" in " ".join(capfd.readouterr().err.split())
-    assert call("evaluate_crafter", "crafter_debug", "--episodes", 0) == 1
+    assert call("evaluate_crafter", "crafter_debug", "--agents", "random", "--episodes", 0) == 1
     assert "episodes=0, needs at least 1" in capfd.readouterr().err
 
 

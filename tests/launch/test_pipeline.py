@@ -117,6 +117,7 @@ def test_run_again_every_stage_is_done_already_and_nothing_changes(
     assert {Path(name).name for name in changed} <= {"timings.json", "lock", "config.json", "curves.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stages_in_process")
 def test_what_is_lost_is_made_again_to_the_same_bits(pipeline: Path, tmp_path: Path, call: Call) -> None:
     run = tmp_path / "run"
@@ -141,6 +142,7 @@ def test_a_run_that_is_cut_and_raised_to_more_steps_equals_a_straight_one(
     assert weights(tmp_path / "cut") == weights(tmp_path / "straight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_training_process_that_is_ended_at_any_point_goes_on_to_the_same_bits(
     pipeline: Path, tmp_path: Path, call: Call, number: signal.Signals

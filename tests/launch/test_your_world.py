@@ -36,6 +36,7 @@ def said_by(environment: dict[str, str], *arguments: object, code: int = 0) -> s
     return " ".join(run_command([sys.executable, "-m", *arguments], env=environment, code=code).split())
 
 
+@pytest.mark.slow
 def test_the_world_of_the_page_is_collected_and_learned_from(installed: dict[str, str], tmp_path: Path) -> None:
     data = tmp_path / "data"
     random = ("--driver", "random", "--held-out-driver", "random")
