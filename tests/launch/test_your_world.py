@@ -59,6 +59,6 @@ def test_the_world_of_the_page_is_collected_and_learned_from(installed: dict[str
 def test_worlds_that_are_not_there_are_named_with_those_that_are(installed: dict[str, str], tmp_path: Path) -> None:
     options = ("--driver", "random", "--held-out-driver", "random", "--out", tmp_path / "data")
     said = said_by(installed, "launch.collect", "debug", "--env", "Lantern", *options, code=1)
-    assert "unknown environment 'Lantern', have ['CarRacing-v3', 'Lamp', " in said
+    assert "unknown environment 'Lantern', have ['CarRacing-v3', 'Crafter', 'Lamp', " in said
     said = said_by(installed, "launch.collect", "debug", "--env", "Lamp", "--out", tmp_path / "data", code=2)
     assert "knows CarRacing-v3 alone" in said
