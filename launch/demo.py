@@ -40,6 +40,14 @@ class Demo:
 
 
 TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
+_JUDGED = {
+    "run": "evaluation",
+    "data": "data/train",
+    "tokenizer": TOKENIZER,
+    "cloned": AGENT,
+    "imagined": "imagination",
+    "json": "results.json",
+}
 _STAGES = (
     Stage(name="collect", command="collect", folders={"out": "data"}),
     Stage(
@@ -65,31 +73,9 @@ _STAGES = (
         command="train_imagination",
         folders={"run": "imagination", "data": "latents/train", "agent": AGENT},
     ),
-    Stage(
-        name="scores",
-        command="evaluate",
-        folders={
-            "run": "evaluation",
-            "data": "data/train",
-            "tokenizer": TOKENIZER,
-            "cloned": AGENT,
-            "imagined": "imagination",
-            "json": "results.json",
-        },
-    ),
+    Stage(name="scores", command="evaluate", folders=_JUDGED),
 )
-_LADDER = Stage(
-    name="ladder_scores",
-    command="evaluate_crafter",
-    folders={
-        "run": "evaluation",
-        "data": "data/train",
-        "tokenizer": TOKENIZER,
-        "cloned": AGENT,
-        "imagined": "imagination",
-        "json": "results.json",
-    },
-)
+_LADDER = Stage(name="ladder_scores", command="evaluate_crafter", folders=_JUDGED)
 VMC = "vmc"
 _CONTROLLER = {"latents": f"{VMC}/latents/train", "vae": f"{VMC}/vae", "mdn-rnn": f"{VMC}/mdn_rnn"}
 
