@@ -40,11 +40,11 @@ class Room:
         return self.one - across, self.one + across, self.cells[1] - across, self.cells[1] + across
 
 
-def best_room(world: CrafterMap, *, stones: int, digs: bool, reach: int) -> Room | None:
+def best_room(world: CrafterMap, *, stones: int, reach: int) -> Room | None:
     """The one that is closed in the fewest steps, of those within `reach`; None where none can be with these stones."""
     best, score = None, 1e9
     for room in _rooms(world, reach):
-        if not all(_fits(world, cell, digs) for cell in room.cells):
+        if not all(_fits(world, cell) for cell in room.cells):
             continue
         sides = sum(world.ground[cell] in OPEN for cell in room.sides)
         ends = sum(world.ground[cell] in OPEN for cell in room.ends)
@@ -67,10 +67,10 @@ def _rooms(world: CrafterMap, reach: int) -> Iterator[Room]:
                 yield Room(world.here + x * STRIDE + y, step)
 
 
-def _fits(world: CrafterMap, cell: int, digs: bool) -> bool:
+def _fits(world: CrafterMap, cell: int) -> bool:
     """Whether it may be a cell of a room."""
     clear = cell == world.here or cell not in world.things and cell not in world.feared
-    return clear and (world.ground[cell] in FREE or digs and world.ground[cell] == DIGGABLE)
+    return clear and (world.ground[cell] in FREE or world.ground[cell] == DIGGABLE)
 
 
 def open_walls(world: CrafterMap, cells: Sequence[int]) -> list[int]:

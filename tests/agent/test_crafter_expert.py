@@ -105,10 +105,10 @@ def test_a_free_cell_is_faced_by_coming_from_the_opposite_side() -> None:
 def test_a_dead_end_is_the_best_room_and_needs_one_stone() -> None:
     tunnel = ["#########"] * 3 + ["###      "] + ["#########"] * 3
     world = seen(tunnel)
-    room = best_room(world, stones=1, digs=True, reach=4)
+    room = best_room(world, stones=1, reach=4)
     assert room is not None and world.here in room.cells and not open_walls(world, room.sides)
-    assert best_room(seen(MEADOW), stones=5, digs=True, reach=4) is None, "a room in the open takes six"
-    assert best_room(seen(MEADOW), stones=6, digs=True, reach=4) is not None
+    assert best_room(seen(MEADOW), stones=5, reach=4) is None, "a room in the open takes six"
+    assert best_room(seen(MEADOW), stones=6, reach=4) is not None
     assert not is_closed(world) and is_closed(seen(["#########"] * 3 + ["####  ###"] + ["#########"] * 3))
 
 
