@@ -23,7 +23,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.imagination import Imagination, ImaginationConfig
 from launch.compiling import compile_model, is_compiled
-from launch.distributed import Precision, calculated_in
+from launch.distributed import Precision, autocast, calculated_in
 from launch.flops import Counts, MatmulShape, Rates, count_matmuls, floor_seconds, total_flops
 from launch.measuring import WARM_STEPS, seconds, wake
 from launch.memory import fits
@@ -161,11 +161,11 @@ class Learner:
 
     def dream(self) -> None:
         """With a graph for the gradient only where the actor learns through it; the graph is dropped."""
-        with self._autocast():
+        with autocast(self.config.dtype, self.device):
             self.model.dream(self.contexts, self._draws(), differentiable=self.model.config.actor == "dynamics")
 
     def forward(self) -> None:
-        with self._autocast():
+        with autocast(self.config.dtype, self.device):
             self._loss, _ = self.model(self.contexts, self._draws())
 
     def backward(self) -> None:
@@ -177,9 +177,6 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.half)
 
     def _draws(self) -> Rows:
         return Rows(0, next(self._numbers), 0, self.config.batch, self.device)

@@ -28,7 +28,7 @@ from agent.worlds import RealWorld
 from dynamics.mdn_rnn import MDNRNN, MDNRNNConfig
 from launch import checkpoint, rolling_out
 from launch.checkpoint import Snapshot, describe
-from launch.distributed import FloatFormat, cores, has_bf16
+from launch.distributed import FloatFormat, autocast, cores, has_bf16
 from launch.engine import whole_copies
 from launch.models import default_device, device_name, fingerprint
 from launch.optimizers import OptimizerConfig, make_optimizers
@@ -95,7 +95,7 @@ def training_step_seconds(model: nn.Module, clip: Clip, precision: FloatFormat, 
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(precision, device):
             loss, _ = model(clip, Rows(0, step, 0, len(clip.task), device))
         loss.backward()
         for optimizer in optimizers:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from agent.milestones import Ascent, Ending, table
 from agent.seeds import EVALUATION_TRACKS
 from launch.interrupt import Interrupts
 from launch.memory import fits
+from launch.models import agent_checkpoint, identity, load_policy
 from launch.run_folder import write_json
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import Film
@@ -132,6 +133,8 @@ class Course:
     """Of the environment (see `agent.envs.registry.make_env`)."""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """What else must be the same for an episode to count."""
+    scores: Mapping[str, Callable[[Sequence[float]], float]] = field(default_factory=dict)
+    """Name -> what is made of the milestones' rates, and stands in an agent's row."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "max_steps", "num_envs", "attempts"):
@@ -149,6 +152,14 @@ class Contender(NamedTuple):
     """Names it: an agent of another name plays anew."""
 
 
+def trained(
+    run: Path, tokenizer: Path, meta: DatasetMeta, data: Path, *, numbers: Mapping[str, int], compile: bool
+) -> Contender:
+    """The agent of a run; `numbers` are those of the ladder's tasks. Raises ValueError as `load_policy`."""
+    policy = load_policy(run, tokenizer, meta, data, told=numbers, compile=compile)
+    return Contender(policy, identity(agent_checkpoint(run)))
+
+
 def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: Path | None) -> dict[str, Any]:
     """Plays what is missing of each agent's episodes; the rows of the table, which RUN/results.json and `json` get.
 
@@ -159,7 +170,10 @@ def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: 
     results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
     for name, contender in contenders.items():
         ascents = _ascents(run / name, contender, course)
-        results[name] = {**table(ascents, course.ladder, fps=course.fps), "max_steps": course.max_steps}
+        row = table(ascents, course.ladder, fps=course.fps)
+        rates = [found["rate"] for found in row["milestones"].values()]
+        scores = {score: of(rates) for score, of in course.scores.items()}
+        results[name] = {**row, **scores, "max_steps": course.max_steps}
         for file in filter(None, (path, json)):
             write_json(file, results)
     return results

@@ -97,6 +97,11 @@ def calculated_in(precision: Precision) -> FloatFormat:
     return precision
 
 
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """In which a forward pass calculates as that says."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=calculated_in(precision) == "bf16")
+
+
 def has_bf16() -> bool:
     """Whether the device of this process multiplies in bf16; those that imitate it are slower than in fp32,
     processors 6 to 200 times."""

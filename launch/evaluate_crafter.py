@@ -19,14 +19,13 @@ from agent.envs.registry import make_env
 from agent.ladder import CRAFTER_LADDER
 from agent.milestones import crafter_score
 from dynamics.actions import ActionSpace
-from launch.climbs import Contender, Course, climb, show, task_numbers
+from launch.climbs import Contender, Course, climb, show, task_numbers, trained
 from launch.command import main
-from launch.models import agent_checkpoint, identity, load_policy
-from launch.run_folder import write_json
 from launch.training import open_dataset
 from tokenizer.shard_format import DatasetMeta
 
 GAME = "Crafter"
+ADVICE = "give data that were collected with --every-task"
 SCRIPTS = ("random", "expert")
 EXPERT = "expert 1"
 """Names the script: a change of how it plays asks for another number."""
@@ -65,27 +64,23 @@ def evaluate_crafter(config: EvaluateCrafter) -> None:
     course = Course(
         environment=GAME,
         ladder=CRAFTER_LADDER,
-        numbers={} if meta is None else _numbers(meta),
+        numbers={} if meta is None else task_numbers(CRAFTER_LADDER, meta, ADVICE),
         fps=env.fps,
         episodes=config.episodes,
         max_steps=config.max_steps,
         num_envs=config.num_envs,
         processes=config.processes,
         films=config.films,
+        scores={"crafter_score": crafter_score},
     )
     # All before the first is played: a wrong folder must not come to light after an hour of the others' episodes.
     contenders: dict[str, Contender] = {
-        name: _contender(name, config, env.action_space, meta) for name in config.agents
+        name: _contender(name, config, env.action_space, meta, course) for name in config.agents
     }
     results = climb(config.run, contenders, course, config.json)
-    for row in results.values():
-        row["crafter_score"] = crafter_score([found["rate"] for found in row["milestones"].values()])
-    path = config.run / "results.json"
-    for file in filter(None, (path, config.json)):
-        write_json(file, results)
     show(results, CRAFTER_LADDER, {}, "Percent of episodes in Crafter that reached it")
     print("Crafter score: " + ", ".join(f"{name} {row['crafter_score']:.1f} %" for name, row in results.items()))
-    print(f"results in {path}")
+    print(f"results in {config.run / 'results.json'}")
 
 
 def _data(config: EvaluateCrafter, space: ActionSpace) -> DatasetMeta:
@@ -95,19 +90,16 @@ def _data(config: EvaluateCrafter, space: ActionSpace) -> DatasetMeta:
     return meta
 
 
-def _contender(name: AgentName, config: EvaluateCrafter, space: ActionSpace, meta: DatasetMeta | None) -> Contender:
+def _contender(
+    name: AgentName, config: EvaluateCrafter, space: ActionSpace, meta: DatasetMeta | None, course: Course
+) -> Contender:
     if name == "random":
         return Contender(RandomPolicy(space), "random")
     if name == "expert":
         return Contender(ExpertPolicy(), EXPERT)
     assert meta is not None
     run: Path = getattr(config, name)
-    policy = load_policy(run, config.tokenizer, meta, config.data, told=_numbers(meta), compile=config.compile)
-    return Contender(policy, identity(agent_checkpoint(run)))
-
-
-def _numbers(meta: DatasetMeta) -> dict[str, int]:
-    return task_numbers(CRAFTER_LADDER, meta, "give data that were collected with --every-task")
+    return trained(run, config.tokenizer, meta, config.data, numbers=course.numbers, compile=config.compile)
 
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -17,14 +17,14 @@ from agent.envs.minecraft_actions import MINECRAFT
 from agent.envs.minerl import MineRLEnvironment, MineRLOptions
 from agent.ladder import MINECRAFT_LADDER
 from dynamics.actions import ActionSpace
-from launch.climbs import Contender, Course, climb, show, task_numbers
+from launch.climbs import Contender, Course, climb, show, task_numbers, trained
 from launch.command import main
-from launch.models import agent_checkpoint, identity, load_policy
 from launch.training import open_dataset
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import Fit
 
 GAME = "MineRLHumanSurvival-v0"
+ADVICE = "give data that were imported with Minecraft's tasks"
 AgentName = Literal["random", "cloned", "imagined", "bc_scratch"]
 PAPER = {
     "Dreamer 4": {"log": 99.1, "stone pickaxe": 90.1, "iron ingot": 39.5, "iron pickaxe": 29.0, "diamond": 0.7},
@@ -83,7 +83,7 @@ def evaluate_minecraft(config: EvaluateMinecraft) -> None:
         raise ValueError(f"{config.data} has other actions than Minecraft: give imported recordings of it")
     course = _course(config, meta)
     # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
-    contenders: dict[str, Contender] = {name: _contender(name, config, meta) for name in config.agents}
+    contenders: dict[str, Contender] = {name: _contender(name, config, meta, course) for name in config.agents}
     MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
     results = climb(config.run, contenders, course, config.json)
     show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")
@@ -95,7 +95,7 @@ def _course(config: EvaluateMinecraft, meta: DatasetMeta) -> Course:
     return Course(
         environment=GAME,
         ladder=MINECRAFT_LADDER,
-        numbers={} if set(config.agents) == {"random"} else _numbers(meta),
+        numbers={} if set(config.agents) == {"random"} else task_numbers(MINECRAFT_LADDER, meta, ADVICE),
         fps=MineRLEnvironment.fps,
         episodes=config.episodes,
         max_steps=config.max_steps,
@@ -108,16 +108,11 @@ def _course(config: EvaluateMinecraft, meta: DatasetMeta) -> Course:
     )
 
 
-def _contender(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta) -> Contender:
+def _contender(name: AgentName, config: EvaluateMinecraft, meta: DatasetMeta, course: Course) -> Contender:
     if name == "random":
         return Contender(RandomPolicy(MINECRAFT), "random")
     run: Path = getattr(config, name)
-    policy = load_policy(run, config.tokenizer, meta, config.data, told=_numbers(meta), compile=config.compile)
-    return Contender(policy, identity(agent_checkpoint(run)))
-
-
-def _numbers(meta: DatasetMeta) -> dict[str, int]:
-    return task_numbers(MINECRAFT_LADDER, meta, "give data that were imported with Minecraft's tasks")
+    return trained(run, config.tokenizer, meta, config.data, numbers=course.numbers, compile=config.compile)
 
 
 def _fit_of(data: Path) -> Fit:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from launch.distributed import calculated_in
+from launch.distributed import autocast
 from launch.memory import check_size, fits
 from launch.pictures import save_rows
 from launch.training import Source, TrainConfig, frame_bytes, open_dataset, run_training
@@ -53,7 +53,7 @@ def run_training_on_frames(
         with (
             fits(f"{config.held_out_clips} held-out clips x {config.length} frames", "lower --held-out-clips"),
             torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=calculated_in(config.loop.precision) == "bf16"),
+            autocast(config.loop.precision, device),
         ):
             video, recon, more = reconstruct(model, to_float(held_out.frames.to(device)))
         shown = slice(0, 8)

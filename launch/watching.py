@@ -25,7 +25,7 @@ from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
 from launch.curves import plot_training
-from launch.distributed import Precision, calculated_in, on_first_process
+from launch.distributed import autocast, on_first_process
 from launch.models import for_inference, load_tokenizer
 from launch.run_folder import write_json
 from launch.training import TrainOnLatents, open_dataset
@@ -109,7 +109,7 @@ class Watch:
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         before = read_json(self._path)
-        with _eager(), torch.no_grad(), _autocast(self.config.loop.precision, _device(model)):
+        with _eager(), torch.no_grad(), autocast(self.config.loop.precision, _device(model)):
             measures = self.measure(model, before["video_error"])
         found = alarms.warnings(measures)
         for sentence in found:
@@ -184,10 +184,6 @@ def _envs(meta: DatasetMeta, count: int) -> VectorEnv:
 def _eager() -> Any:
     """Compiled layers would be compiled again for the shapes and modes of each measure."""
     return torch.compiler.set_stance("force_eager")
-
-
-def _autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=calculated_in(precision) == "bf16")
 
 
 def _device(model: nn.Module) -> torch.device:

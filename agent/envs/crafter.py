@@ -123,13 +123,14 @@ class CrafterEnvironment:
 
     def sight(self) -> Sight:
         """What the newest frame shows."""
-        return self._game.sight()
+        return self._sight
 
     def close(self) -> None:
         self._running = False
 
     def _info(self, events: dict[str, int]) -> dict[str, Any]:
-        return {"events": events, "sight": self._game.sight()}
+        self._sight = self._game.sight()
+        return {"events": events, "sight": self._sight}
 
 
 def _frame(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -126,7 +126,7 @@ def test_sight_is_what_the_frame_shows(fast: CrafterEnvironment) -> None:
     assert sight.position == (32, 32) and sight.facing == (0, 1) and sight.bag["health"] == 9 and not sight.asleep
     world = fast._game._world
     fast._game._player.pos[:] = (0, 63)  # a corner
-    corner = fast.sight().ground
+    corner = fast._game.sight().ground
     assert not corner[: MIDDLE[0]].any() and not corner[:, MIDDLE[1] + 1 :].any()
     np.testing.assert_array_equal(
         corner[MIDDLE[0] :, : MIDDLE[1] + 1], world._mat_map[: MIDDLE[0] + 1, -MIDDLE[1] - 1 :]

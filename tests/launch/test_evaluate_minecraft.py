@@ -123,8 +123,8 @@ def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
     agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=HeadConfig(hidden=16, distances=2), num_tasks=20)))
     told: list[list[int]] = []
     monkeypatch.setattr("launch.models.load_actor", lambda *_: (tokenizer, agent))
-    monkeypatch.setattr(command, "agent_checkpoint", lambda run: run)
-    monkeypatch.setattr(command, "identity", str)
+    monkeypatch.setattr("launch.climbs.agent_checkpoint", lambda run: run)
+    monkeypatch.setattr("launch.climbs.identity", str)
     act, tell = AgentPolicy.act, AgentPolicy.tell
 
     def obedient(self: Any, arrivals: Any) -> Any:
