@@ -114,7 +114,6 @@ def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
     """A tiny one, untrained, whose policy is made to press the key that does what it was told."""
     from dataclasses import replace
 
-    from launch import evaluate_minecraft as command
     from tests.builders import DYNAMICS, TOKENIZER, randomised
     from tokenizer.autoencoder import Tokenizer
 
