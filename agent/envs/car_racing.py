@@ -24,10 +24,10 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on std
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pygame's own use of pkg_resources
     import gymnasium
-    from gymnasium.envs.box2d.car_racing import FPS, CarRacing
+    from gymnasium.envs.box2d.car_racing import FPS
     from gymnasium.wrappers import TimeLimit
 
-    from agent.envs.fast_car_racing import FastCarRacing
+    from agent.envs.fast_car_racing import DrawnOnDemand, FastCarRacing
 
 NAME = "CarRacing-v3"
 SIZE = 64
@@ -68,8 +68,8 @@ class CentreLine:
 class CarRacingEnvironment:
     """One game of CarRacing-v3.
 
-    `stock` plays gymnasium's own environment, which draws every simulator step; otherwise `FastCarRacing` draws the
-    same pixels only for the frames that are returned. `draw=False` (fast only) returns black frames: physics alone, for
+    Physics are gymnasium's own, and with `stock` its drawing as well; otherwise `FastCarRacing` draws the same pixels
+    faster. Either draws only the frames that are returned. `draw=False` returns black frames: physics alone, for
     drivers that do not look. An `endless` game (fast only) goes on past the lap, the time limit and the field's edge.
     """
 
@@ -80,32 +80,21 @@ class CarRacingEnvironment:
     def __init__(self, *, stock: bool, action_repeat: int, draw: bool = True, endless: bool = False) -> None:
         if action_repeat < 1:
             raise ValueError(f"action_repeat={action_repeat}, needs at least 1")
-        if stock and not draw:
-            raise ValueError("the stock environment always draws: draw=False needs stock=False")
         if stock and endless:
             raise ValueError("the stock environment ends as it does: endless=True needs stock=False")
         self.action_repeat = action_repeat
         self.fps = FPS / action_repeat
         self._draw = draw
-        self._fast = None if stock else FastCarRacing()
         self._limit = 0 if endless else gymnasium.spec(NAME).max_episode_steps or 0
         self._endless = endless
-        self._game = gymnasium.make(NAME) if self._fast is None else self._fast
-        if self._fast is not None and self._limit:
-            self._game = TimeLimit(self._fast, self._limit)
+        self.simulator = DrawnOnDemand() if stock else FastCarRacing()
+        self._game = TimeLimit(self.simulator, self._limit) if self._limit else self.simulator
         self._steps = 0
         self._running = False
         self._centre = CentreLine(np.zeros((1, 2)))
 
-    @property
-    def simulator(self) -> CarRacing:
-        simulator = self._game.unwrapped
-        assert isinstance(simulator, CarRacing)
-        return simulator
-
     def reset(self, seed: int) -> Arrival:
-        if self._fast is not None:
-            self._fast.draw_frames = self._draw
+        self.simulator.draw_frames = self._draw
         pixels, info = self._game.reset(seed=seed)
         self._steps, self._running = 0, True
         self._centre = CentreLine(self.track_points())
@@ -119,8 +108,7 @@ class CarRacingEnvironment:
         total, calm, terminated, truncated = 0.0, 0.0, False, False
         for repeat in range(self.action_repeat):
             last = repeat == self.action_repeat - 1 or self._steps + 1 == self._limit
-            if self._fast is not None:
-                self._fast.draw_frames = last and self._draw
+            self.simulator.draw_frames = last and self._draw
             pixels, reward, terminated, truncated, info = self._game.step(controls)
             self._steps += 1
             total += float(reward)
@@ -128,8 +116,8 @@ class CarRacingEnvironment:
             terminated = terminated and not self._endless
             if terminated or truncated:
                 break
-        if self._fast is not None and self._draw and pixels is None:
-            pixels = self._fast.draw_skipped()  # it terminated before the repeat's last step
+        if self._draw and pixels is None:
+            pixels = self.simulator.draw_skipped()  # it terminated before the repeat's last step
         self._running = not (terminated or truncated)
         return Arrival.after(
             row,

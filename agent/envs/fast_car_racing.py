@@ -1,9 +1,8 @@
-"""CarRacing-v3 with the stock environment's pixels, drawn faster.
+"""CarRacing-v3 that draws only the frames that are looked at, by its own code or faster with equal pixels.
 
-Stock rotates and culls some 800 polygons in Python on every frame, of which about 50 are drawn. Here one numpy
-expression does so, in the same double precision and order of operations, so every vertex falls on the same pixel.
-What cannot be seen is left out: polygons off the screen, the rows under the status bar, and whole frames when
-`draw_frames` is off.
+Stock rotates and culls some 800 polygons in Python on every frame, of which about 50 are drawn. In `FastCarRacing` one
+numpy expression does so, in the same double precision and order of operations, so every vertex falls on the same pixel.
+What cannot be seen is left out: polygons off the screen and the rows under the status bar.
 
 Screen coordinates (x right, y up until the final flip): 1000 x 800 pixels, shrunk to 96 x 96.
 """
@@ -42,14 +41,35 @@ GRASS = _grass()
 NUM_GRASS = GRASS.shape[2]
 
 
-class FastCarRacing(CarRacing):
-    """Stock physics and stock pixels; `draw_frames = False` steps without drawing (the frame is then None)."""
+class DrawnOnDemand(CarRacing):
+    """gymnasium's own physics and drawing; `draw_frames = False` steps without drawing (the frame is then None)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.draw_frames = True
-        self.surf: Any
         self._skipped_score = 0.0
+
+    def _render(self, mode: str) -> Any:
+        if mode == "state_pixels" and not self.draw_frames:
+            self._skipped_score = self.reward
+            return None
+        return super()._render(mode)  # type: ignore[no-untyped-call]
+
+    def draw_skipped(self) -> NDArray[np.uint8]:
+        """The frame of the last step, [96, 96, rgb], which was taken with `draw_frames` off."""
+        score, self.reward = self.reward, self._skipped_score  # a step draws before it subtracts its cost
+        self.draw_frames = True
+        pixels: NDArray[np.uint8] = self._render("state_pixels")
+        self.reward = score
+        return pixels
+
+
+class FastCarRacing(DrawnOnDemand):
+    """The same pixels, drawn faster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surf: Any
         self._shapes = GRASS
         self._shapes_of: list[Any] | None = None
         self._world = pygame.Surface((WINDOW_W, WINDOW_H))
@@ -59,10 +79,7 @@ class FastCarRacing(CarRacing):
         self._text = ("", pygame.Surface((1, 1)))
 
     def _render(self, mode: str) -> Any:
-        if mode == "state_pixels" and not self.draw_frames:
-            self._skipped_score = self.reward
-            return None
-        if mode != "state_pixels" or self.car is None or self._bar_overflows():
+        if mode != "state_pixels" or not self.draw_frames or self.car is None or self._bar_overflows():
             return super()._render(mode)
         angle = -self.car.hull.angle
         zoom = 0.1 * SCALE * max(1 - self.t, 0) + ZOOM * SCALE * min(self.t, 1)
@@ -76,14 +93,6 @@ class FastCarRacing(CarRacing):
         self._render_indicators(WINDOW_W, WINDOW_H)  # type: ignore[no-untyped-call]
         self._render_score()
         return self._shrink()
-
-    def draw_skipped(self) -> NDArray[np.uint8]:
-        """The frame of the last step, [96, 96, rgb], which was taken with `draw_frames` off."""
-        score, self.reward = self.reward, self._skipped_score  # a step draws before it subtracts its cost
-        self.draw_frames = True
-        pixels: NDArray[np.uint8] = self._render("state_pixels")
-        self.reward = score
-        return pixels
 
     def _bar_overflows(self) -> bool:
         """Whether an indicator rises above the bar, which the split drawing of world and bar cannot show."""

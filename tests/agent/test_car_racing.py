@@ -1,5 +1,6 @@
 """CarRacing-v3: equal pixels, the time convention, ends."""
 
+import gymnasium
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -80,6 +81,27 @@ def test_stock_and_fast_environments_give_equal_arrivals() -> None:
         assert (arrival.reward, arrival.continues, arrival.is_last) == (expected.reward, True, False)
 
 
+def test_the_stock_environment_is_the_game_that_gymnasium_makes() -> None:
+    """Frames that nobody is shown are not drawn, and nothing else differs, up to the end of the time limit."""
+    env, game = CarRacingEnvironment(stock=True, action_repeat=30), gymnasium.make("CarRacing-v3")
+    arrival, (pixels, _) = env.reset(5), game.reset(seed=5)
+    np.testing.assert_array_equal(arrival.frame, shrink(pixels))
+    rows = np.random.default_rng(1).uniform((0.5, -1, -1), (1, -0.5, -0.9), (40, 3)).astype(np.float32)
+    for row in rows:
+        arrival, paid = env.step(row), 0.0
+        for _ in range(30):
+            pixels, reward, terminated, truncated, _ = game.step(np.array([row[0], *(row[1:] + 1) / 2], np.float32))
+            paid += float(reward)
+            if terminated or truncated:
+                break
+        np.testing.assert_array_equal(arrival.frame, shrink(pixels))
+        assert arrival.reward == paid and arrival.is_last == (terminated or truncated)
+        assert arrival.continues != terminated
+        if arrival.is_last:
+            break
+    assert truncated
+
+
 def test_the_first_frame_came_with_nothing_and_each_later_one_with_its_action() -> None:
     arrivals = play(CarRacingEnvironment(stock=False, action_repeat=4), 5, np.stack([STRAIGHT, -STRAIGHT]))
     assert [a.is_first for a in arrivals] == [True, False, False]
@@ -109,18 +131,25 @@ def test_the_time_limit_ends_an_episode_that_would_continue() -> None:
 
 
 def test_leaving_the_field_terminates_with_the_frame_that_stock_shows() -> None:
-    last = []
+    game = CarRacing()
+    game.reset(seed=5)
+    leave_the_field(game)
+    pixels, reward, terminated, *_ = game.step(np.array([0, 1, 0], dtype=np.float32))
+    assert terminated and reward == -100
     for stock in (True, False):
         env = CarRacingEnvironment(stock=stock, action_repeat=4)
         env.reset(5)
-        car = env.simulator.car
-        assert car is not None
-        shift = (PLAYFIELD + 5 - car.hull.position[0], 0)
-        for body in (car.hull, *car.wheels):
-            body.position += shift
-        last.append(env.step(STRAIGHT))
-    assert last[1].is_last and not last[1].continues and last[1].reward == last[0].reward == -100
-    np.testing.assert_array_equal(last[1].frame, last[0].frame)
+        leave_the_field(env.simulator)
+        arrival = env.step(STRAIGHT)
+        assert arrival.is_last and not arrival.continues and arrival.reward == -100
+        np.testing.assert_array_equal(arrival.frame, shrink(pixels))
+
+
+def leave_the_field(game: CarRacing) -> None:
+    assert game.car is not None
+    shift = (PLAYFIELD + 5 - game.car.hull.position[0], 0)
+    for body in (game.car.hull, *game.car.wheels):
+        body.position += shift
 
 
 def test_an_endless_game_goes_on_past_the_fields_edge_and_the_time_limit() -> None:
