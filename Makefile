@@ -5,10 +5,10 @@ VENV := .venv/bin
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint demo vmc
+.PHONY: help setup test test-slow lint demo vmc minecraft-video
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv and install the project with its development tools
 
@@ -33,6 +33,13 @@ lint: setup ## Check style and types
 
 vmc: setup ## Train World Models (V, M, C) at laptop size and add it to the demo's table
 	$(VENV)/python -m launch.demo vmc
+
+minecraft-video: setup ## Fetch six recordings of Minecraft (25 MB, MIT, a part of minestudio) into runs/minecraft/video
+	$(VENV)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest runs/minecraft minestudio==1.1.6
+	$(VENV)/python -m zipfile -e runs/minecraft/minestudio-1.1.6-py3-none-any.whl runs/minecraft/wheel
+	mkdir -p runs/minecraft/video
+	find runs/minecraft/wheel -name '*.mp4' -exec mv {} runs/minecraft/video \;
+	rm -r runs/minecraft/wheel runs/minecraft/minestudio-1.1.6-py3-none-any.whl
 
 demo: setup ## Train everything at laptop size and show the result
 	$(VENV)/python -m launch.demo laptop

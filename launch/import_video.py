@@ -14,7 +14,7 @@ OUT/train and OUT/held_out are what the training commands read. Run again, it go
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,6 +174,14 @@ def _common_fps(videos: dict[str, VideoInfo], config: ImportVideo) -> float:
 
 
 PRESETS = presets(ImportVideo(source=Path("videos"), out=Path("runs/laptop/data"), size=(64, 64)))
+PRESETS["minecraft"] = replace(
+    PRESETS["dreamer4"],
+    source=Path("runs/minecraft/video"),
+    out=Path("runs/minecraft/data"),
+    clip_frames=64,
+    shard_frames=512,
+    environment="Minecraft",
+)
 
 if __name__ == "__main__":
     main(PRESETS, import_video, description=__doc__, processes="first")

@@ -111,6 +111,23 @@ MODELS: dict[str, ModelPreset] = {
         imagination=_STUDY_IMAGINATION,
         dynamics_clips=Clips(8, 24),
     ),
+    # Real Minecraft at its own size, as far as two cores can learn it.
+    "minecraft": ModelPreset(
+        tokenizer=TokenizerConfig(
+            frame_size=(384, 640),
+            patch=16,
+            num_latents=256,
+            latent_dim=16,
+            packing=2,
+            encoder=_LAPTOP_STACK,
+            decoder=_LAPTOP_STACK,
+        ),
+        dynamics=replace(_LAPTOP.dynamics, latent_shape=(128, 32), num_tokens=32, actions=MINECRAFT),
+        agent=AgentConfig(num_tasks=20),
+        imagination=_LAPTOP.imagination,
+        tokenizer_clips=Clips(2, 4),
+        dynamics_clips=Clips(2, 16),
+    ),
     # What other implementations of these models were timed at.
     "S": ModelPreset(
         tokenizer=TokenizerConfig(encoder=_S_STACK, decoder=_S_STACK),

@@ -1,6 +1,7 @@
 """How few labels do actions need? World models that see the actions of a share of the episodes only.
 
     python -m launch.study_actions laptop --shares 0 0.1 1
+    python -m launch.study_actions crafter
 
 Trains one world model for each share, always on all videos, and lets it generate 16 frames of held-out drives after the
 context, under their true actions. PSNR and SSIM are placed between those of the model that saw no action (0 %) and of
@@ -202,6 +203,7 @@ def plot(numbers: dict[str, Any], folder: Path) -> None:
 SIZES: dict[str, dict[str, Any]] = {
     "debug": {"context": 4, "starts": 4, "skip_frames": 0, "batch": 2, "compile": False},
     "laptop": {},
+    "crafter": {"shares": (0.0, 0.01, 0.1, 1.0), "skip_frames": 0},
 }
 PRESETS = {
     name: StudyActions(

@@ -117,6 +117,18 @@ PRESETS["crafter_debug"] = replace(
     data=("runs/crafter_debug/data/train",),
     held_out=Path("runs/crafter_debug/data/held_out"),
 )
+PRESETS["minecraft"] = replace(
+    PRESETS["laptop"],
+    run=Path("runs/minecraft/tokenizer"),
+    data=("runs/minecraft/data/train",),
+    held_out=Path("runs/minecraft/data/held_out"),
+    held_out_clips=8,
+    skip_frames=0,
+    batch_size=2,
+    length=4,
+    model=MODELS["minecraft"].tokenizer,
+    loop=replace(PRESETS["laptop"].loop, steps=600),
+)
 
 GIVEN = {TokenizerConfig: ["frame_size"]}
 """What the command itself fills in, from the data or from the run that it starts from."""
