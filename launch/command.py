@@ -34,7 +34,7 @@ SIZES = {
     "crafter": "Crafter, told one of 22 tasks after another, up to the diamond: from demonstrations of every skill.",
     "crafter_debug": "Crafter in seconds.",
     "minecraft": "Real Minecraft at 384x640 on two processor cores; `make minecraft-video` fetches six recordings.",
-    "study": "Agents of one offline CarRacing set: a world model with all of them in 90 minutes on two processor cores.",
+    "study": "Agents of one offline CarRacing set: world model and all of them in 90 minutes on two processor cores.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",
