@@ -73,6 +73,15 @@ def warnings(measures: Mapping[str, float]) -> list[str]:
     ]
 
 
+def excess(measures: Mapping[str, float]) -> float:
+    """How far measures have left their ranges, in widths of these, in sum; 0 where there is nothing to warn of."""
+    return sum(
+        max(low - measures[name], measures[name] - high, 0.0) / (high - low)
+        for name, (low, high, _) in RANGES.items()
+        if name in measures
+    )
+
+
 @torch.no_grad()
 def video_error(world: WorldModel, clips: LatentClip, generator: Draws) -> float:
     """Mean squared error of clean standardised latents, denoised at the finest step from evenly spread levels."""

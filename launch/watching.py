@@ -81,8 +81,8 @@ class Watch:
     def __init__(
         self, config: TrainAndWatch, *, score: Callable[[Measures], float], relevant: Callable[[Dataset], Dataset]
     ) -> None:
-        """`score` says of measures how good a checkpoint is among those with as few alarms, where the real environment
-        is not asked; of equals the newest is the best.
+        """Where the real environment is not asked, the best checkpoint is the one whose measures have left their ranges
+        least; `score` says of measures how good it is among equals in that, and of equals the newest is the best.
 
         `relevant` selects the episodes on whose actions the policy's likelihood is taken.
         """
@@ -119,7 +119,7 @@ class Watch:
         asked = "real_return" in measures
         best = {
             "step": step,
-            "alarms": 0 if asked else len(found),
+            "excess": 0.0 if asked else alarms.excess(measures),
             "value": measures["real_return"] if asked else self.score(measures),
         }
         if before["best"] is None or _rank(best) >= _rank(before["best"]):
@@ -172,7 +172,7 @@ class Watch:
 
 
 def _rank(checkpoint: Mapping[str, float]) -> tuple[float, float]:
-    return -checkpoint["alarms"], checkpoint["value"]
+    return -checkpoint["excess"], checkpoint["value"]
 
 
 def _envs(meta: DatasetMeta, count: int) -> VectorEnv:

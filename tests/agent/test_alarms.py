@@ -7,7 +7,7 @@ import torch
 
 from agent import alarms
 from agent.agent import Agent
-from agent.alarms import dream_measures, head_measures, video_error, warnings
+from agent.alarms import dream_measures, excess, head_measures, video_error, warnings
 from agent.imagination import Imagination, ImaginationConfig
 from tests.agent.conftest import toy_episodes
 from tests.builders import seeded
@@ -93,6 +93,11 @@ def test_dreams_that_pay_where_the_game_does_not_are_told() -> None:
     assert alarms.over_real(4.0, 2.0) == 2 and alarms.over_real(-1.0, -2.0) == 1
     assert heard({"imagined_over_real": alarms.over_real(4.0, -0.01)}) == {"imagined_over_real"}
     assert heard({"imagined_over_real": alarms.over_real(2.0, 2.1)}) == set()
+
+
+def test_how_far_measures_are_off_is_counted_in_widths_of_their_ranges() -> None:
+    assert excess({"reward_bias": 0.25, "kl_to_prior": 0.5, "policy_nll": 99.0}) == 0
+    assert excess({"reward_bias": -0.5, "kl_to_prior": 1.5}) == pytest.approx(0.5 + 0.5)  # widths of 0.5 and 1
 
 
 def test_every_range_says_what_to_do() -> None:

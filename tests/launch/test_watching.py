@@ -106,6 +106,20 @@ def test_of_equals_the_newest_is_the_best_however_many_alarms_both_raise(pipelin
     assert kept == [1, 2, 2]
 
 
+def test_of_checkpoints_that_all_raise_alarms_the_one_that_is_off_least_is_the_best(
+    pipeline: Path, tmp_path: Path
+) -> None:
+    """An early clone fits held-out actions best, in a world model that has eroded most."""
+    made = Watch(config(pipeline, tmp_path), score=lambda m: -m["policy_nll"], relevant=relevant_clips)
+    agent = load_agent(pipeline / "agent")
+    made.begin(agent.world)
+    for step, (ratio, correlation, nll) in enumerate([(1.55, 0.27, 5.9), (1.25, 0.44, 6.1), (1.16, 0.42, 6.3)], 1):
+        told = {"video_error_ratio": ratio, "reward_correlation": correlation, "policy_nll": nll}
+        made.measure = lambda *_, told=told: told  # type: ignore[method-assign, misc]
+        assert made(agent, step)["alarms"] == 2
+    assert json.loads((tmp_path / "alarms.json").read_text())["best"]["step"] == 3
+
+
 @pytest.mark.slow
 def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_path: Path) -> None:
     settings = replace(config(pipeline, tmp_path), real_tracks=1, real_tokenizer=pipeline / "tokenizer")
