@@ -53,7 +53,7 @@ class DrawnOnDemand(CarRacing):
         if mode == "state_pixels" and not self.draw_frames:
             self._skipped_score = self.reward
             return None
-        return super()._render(mode)  # type: ignore[no-untyped-call]
+        return super()._render(mode)
 
     def draw_skipped(self) -> NDArray[np.uint8]:
         """The frame of the last step, [96, 96, rgb], which was taken with `draw_frames` off."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tokenizer.records import EpisodeClip
@@ -51,9 +52,22 @@ def test_the_tokenizer_runs_at_minecrafts_own_size(
     clip = train.read_window(0, 0, 4)
     assert isinstance(clip, EpisodeClip)
     assert clip.frames.shape == (4, 3, 384, 640)
-    assert not clip.frames[:, :, :12].any() and not clip.frames[:, :, -12:].any() and clip.frames[:, :, 12:-12].any()
+    padding = torch.cat((clip.frames[:, :, :12], clip.frames[:, :, -12:]), dim=2).float()  # compressed with the rest
+    assert padding.mean() < 2 and padding.median() == 0 and clip.frames[:, :, 12:-12].float().mean() > 20
     folders = ("--run", run, "--data", data / "train", "--held-out", data / "held_out")
-    few = ("--steps", 4, "--log-every", 1, "--evaluate-every", 2, "--held-out-clips", 2, "--loop.no-compile")
+    few = (
+        "--steps",
+        4,
+        "--warmup-steps",
+        1,
+        "--log-every",
+        1,
+        "--evaluate-every",
+        2,
+        "--held-out-clips",
+        2,
+        "--no-compile",
+    )
     assert call("train_tokenizer", "minecraft", *folders, *few) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     quality = [line["held_out_psnr"] for line in lines if "held_out_psnr" in line]
