@@ -6,6 +6,7 @@ that pay without the game paying. All of it is measured on real episodes that no
 Axes: b clips, t frames, f features of the heads.
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -74,12 +75,14 @@ def warnings(measures: Mapping[str, float]) -> list[str]:
 
 
 def excess(measures: Mapping[str, float]) -> float:
-    """How far measures have left their ranges, in widths of these, in sum; 0 where there is nothing to warn of."""
-    return sum(
+    """How far measures have left their ranges, in widths of these, in sum; 0 where there is nothing to warn of, and
+    without end where a measure is no number."""
+    off = sum(
         max(low - measures[name], measures[name] - high, 0.0) / (high - low)
         for name, (low, high, _) in RANGES.items()
         if name in measures
     )
+    return math.inf if math.isnan(off) else off
 
 
 @torch.no_grad()

@@ -98,6 +98,7 @@ def test_dreams_that_pay_where_the_game_does_not_are_told() -> None:
 def test_how_far_measures_are_off_is_counted_in_widths_of_their_ranges() -> None:
     assert excess({"reward_bias": 0.25, "kl_to_prior": 0.5, "policy_nll": 99.0}) == 0
     assert excess({"reward_bias": -0.5, "kl_to_prior": 1.5}) == pytest.approx(0.5 + 0.5)  # widths of 0.5 and 1
+    assert excess({"reward_bias": 0.0, "kl_to_prior": float("nan")}) == float("inf")
 
 
 def test_every_range_says_what_to_do() -> None:

@@ -55,20 +55,9 @@ def test_the_tokenizer_runs_at_minecrafts_own_size(
     padding = torch.cat((clip.frames[:, :, :12], clip.frames[:, :, -12:]), dim=2).float()  # compressed with the rest
     assert padding.mean() < 2 and padding.median() == 0 and clip.frames[:, :, 12:-12].float().mean() > 20
     folders = ("--run", run, "--data", data / "train", "--held-out", data / "held_out")
-    few = (
-        "--steps",
-        4,
-        "--warmup-steps",
-        1,
-        "--log-every",
-        1,
-        "--evaluate-every",
-        2,
-        "--held-out-clips",
-        2,
-        "--no-compile",
-    )
-    assert call("train_tokenizer", "minecraft", *folders, *few) == 0
+    few = ("--steps", 4, "--warmup-steps", 1, "--no-compile")
+    looked_at = ("--log-every", 1, "--evaluate-every", 2, "--held-out-clips", 2)
+    assert call("train_tokenizer", "minecraft", *folders, *few, *looked_at) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     quality = [line["held_out_psnr"] for line in lines if "held_out_psnr" in line]
     losses = [line["loss"] for line in lines if "loss" in line]
