@@ -5,7 +5,7 @@ events come one at a time need not say so: each of its tasks then pays 1 at its 
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,14 @@ from agent.ladder import Climb, Ladder
 from agent.milestones import Ascent, Ending
 
 
+STARTS = 3
+"""Games that may break before their first step while none has come further: then it is this machine, not their worlds."""
+
+
+class NoGameStarts(ValueError):
+    pass
+
+
 @runtime_checkable
 class Witness(Protocol):
     """Hears of all episodes as they are played."""
@@ -26,7 +34,7 @@ class Witness(Protocol):
         ...
 
     def end(self, ascent: Ascent) -> None:
-        """An episode that counts, as soon as it is over."""
+        """An episode that counts, as soon as it is over; of one whose game broke, as soon as it is known to count."""
         ...
 
     def stopped(self) -> bool:
@@ -49,7 +57,8 @@ def evaluate_ladder(
 
     An episode whose game breaks is played anew from its seed, once those of its batch are over; after so many attempts
     it counts as failed. `numbers` are those by which the policy knows the ladder's tasks. Raises ValueError where there
-    are fewer seeds than environments, and where no game of a whole batch came to its first step: the next would not.
+    are fewer seeds than environments, and NoGameStarts where `STARTS` games or all of them broke before their first
+    step and none came further: none of them counts.
     """
     if len(seeds) < envs.num_envs or attempts < 1 or max_steps < 1:
         raise ValueError(
@@ -57,14 +66,22 @@ def evaluate_ladder(
             "a seed for each environment, at least one attempt and one step"
         )
     waiting = deque((seed, 1) for seed in seeds)
+    started, begun = False, 0
+    lost: list[Climber] = []
     while waiting and not witness.stopped():
         batch = [waiting.popleft() for _ in range(min(envs.num_envs, len(waiting)))]
         climbers = [Climber(ladder, seed, attempt) for seed, attempt in batch]
-        _play(policy, envs, climbers, witness, numbers, max_steps, lambda climber: climber.attempt < attempts)
+        _play(policy, envs, climbers, witness, numbers, max_steps)
         broken = [climber for climber in climbers if climber.ended == "failed"]
-        if len(broken) == len(climbers) and not any(climber.steps for climber in climbers):
-            raise ValueError(f"no game starts: {broken[0].reason}")
         waiting.extend((climber.seed, climber.attempt + 1) for climber in broken if climber.attempt < attempts)
+        lost += [climber for climber in broken if climber.attempt == attempts]
+        begun += len(climbers)
+        started = started or any(climber.steps for climber in climbers)
+        if started:
+            while lost:
+                witness.end(lost.pop(0).ascent())
+        elif broken and (begun >= STARTS or not waiting):
+            raise NoGameStarts(f"no game starts: {broken[0].reason}")
 
 
 class Climber:
@@ -119,7 +136,6 @@ def _play(
     witness: Witness,
     numbers: Mapping[str, int],
     max_steps: int,
-    again: Callable[[Climber], bool],
 ) -> None:
     """Until the last of them has ended; who ended before stands still."""
     policy.reset(climbers[0].seed)
@@ -135,7 +151,7 @@ def _play(
             changed |= climber.take(arrivals[place], envs.task_names, max_steps)
             if climber.ended is not None:
                 envs.stop([place])
-                if climber.ended != "failed" or not again(climber):
+                if climber.ended != "failed":
                     witness.end(climber.ascent())
         if witness.stopped() or all(climber.ended is not None for climber in climbers):
             return

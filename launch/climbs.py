@@ -20,7 +20,7 @@ from agent.seeds import EVALUATION_TRACKS
 from launch.interrupt import Interrupts
 from launch.memory import fits
 from launch.models import agent_checkpoint, identity, load_policy
-from launch.run_folder import write_json
+from launch.run_folder import alone_in, write_json
 from tokenizer.shard_format import DatasetMeta, read_json
 from tokenizer.video import Film
 
@@ -36,11 +36,13 @@ class Keeper:
         made_by: Mapping[str, Any],
         seeds: range,
         *,
+        attempts: int,
         fps: float,
         films: int | None,
         interrupts: Interrupts,
     ) -> None:
         self.folder, self.made_by, self.seeds, self.fps = folder, dict(made_by), seeds, fps
+        self.attempts = attempts
         self.filmed = seeds if films is None else seeds[:films]
         self.interrupts = interrupts
         self.ascents = {seed: ascent for seed in seeds if (ascent := self._kept(seed)) is not None}
@@ -52,10 +54,13 @@ class Keeper:
         return [seed for seed in self.seeds if seed not in self.ascents]
 
     def _kept(self, seed: int) -> Ascent | None:
-        """Of an earlier run, where the same agent played by the same rules."""
+        """Of an earlier run, where the same agent played by the same rules; who failed may have more attempts now."""
         path = self._place(seed, "episodes", "json")
         kept = read_json(path) if path.exists() else {}
-        return Ascent(**kept["ascent"]) if kept.get("made_by") == self.made_by else None
+        if kept.get("made_by") != self.made_by:
+            return None
+        ascent = Ascent(**kept["ascent"])
+        return None if ascent.ended == "failed" and ascent.attempts < self.attempts else ascent
 
     def _place(self, seed: int, kind: str, suffix: str) -> Path:
         return self.folder / kind / f"{seed:08d}.{suffix}"
@@ -166,16 +171,17 @@ def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: 
     Rows of agents that are not asked for now stay, as long as their episodes were as long.
     """
     path = run / "results.json"
-    rows = read_json(path) if path.exists() else {}
-    results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
-    for name, contender in contenders.items():
-        ascents = _ascents(run / name, contender, course)
-        row = table(ascents, course.ladder, fps=course.fps)
-        rates = [found["rate"] for found in row["milestones"].values()]
-        scores = {score: of(rates) for score, of in course.scores.items()}
-        results[name] = {**row, **scores, "max_steps": course.max_steps}
-        for file in filter(None, (path, json)):
-            write_json(file, results)
+    with alone_in(run):
+        rows = read_json(path) if path.exists() else {}
+        results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
+        for name, contender in contenders.items():
+            ascents = _ascents(run / name, contender, course)
+            row = table(ascents, course.ladder, fps=course.fps)
+            rates = [found["rate"] for found in row["milestones"].values()]
+            scores = {score: of(rates) for score, of in course.scores.items()}
+            results[name] = {**row, **scores, "max_steps": course.max_steps}
+            for file in filter(None, (path, json)):
+                write_json(file, results)
     return results
 
 
@@ -188,7 +194,15 @@ def _ascents(folder: Path, contender: Contender, course: Course) -> list[Ascent]
         **course.rules,
     }
     with Interrupts() as interrupts:
-        keeper = Keeper(folder, made_by, seeds, fps=course.fps, films=course.films, interrupts=interrupts)
+        keeper = Keeper(
+            folder,
+            made_by,
+            seeds,
+            attempts=course.attempts,
+            fps=course.fps,
+            films=course.films,
+            interrupts=interrupts,
+        )
         if keeper.missing:
             _play(contender.policy, keeper, course)
         if interrupts.received:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.acting import RandomPolicy
+from agent.climbing import NoGameStarts
 from agent.envs.minecraft_actions import MINECRAFT
+from agent.envs.minerl import ADVICE as MINERL_ADVICE
 from agent.envs.minerl import MineRLEnvironment, MineRLOptions
 from agent.ladder import MINECRAFT_LADDER
 from dynamics.actions import ActionSpace
@@ -85,7 +87,10 @@ def evaluate_minecraft(config: EvaluateMinecraft) -> None:
     # All before the first is played: a wrong folder must not come to light after hours of the others' episodes.
     contenders: dict[str, Contender] = {name: _contender(name, config, meta, course) for name in config.agents}
     MineRLEnvironment(GAME, config.options(meta)).close()  # tells what its interpreter lacks; Minecraft stays shut
-    results = climb(config.run, contenders, course, config.json)
+    try:
+        results = climb(config.run, contenders, course, config.json)
+    except NoGameStarts as error:
+        raise ValueError(f"{error}; {MINERL_ADVICE}") from error
     show(results, MINECRAFT_LADDER, PAPER, "Percent of episodes in Minecraft that reached it")
     print(f"results in {config.run / 'results.json'}")
 

@@ -30,13 +30,20 @@ def claimed(run: Path, config: Any, *, main_process: bool) -> Iterator[None]:
     if not main_process:
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / "lock", "a+") as lock:
-        _lock(lock.fileno(), run)
+    with alone_in(run):
+        _claim_config(run, config)
+        yield
+
+
+@contextmanager
+def alone_in(folder: Path, *, option: str = "--run") -> Iterator[None]:
+    """Holds a folder until the block ends. Raises ValueError where another process does; `option` names the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+") as lock:
+        _lock(lock.fileno(), folder, option)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _claim_config(run, config)
         yield
 
 
@@ -60,14 +67,14 @@ def _take(handle: int, place: int, wait: bool) -> bool:
     return True
 
 
-def _lock(handle: int, run: Path) -> None:
+def _lock(handle: int, folder: Path, option: str) -> None:
     # A POSIX lock, not flock: data workers do not inherit it, so it is gone the moment the main process is killed.
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = (run / "lock").read_text() or "another"
+        holder = (folder / "lock").read_text() or "another"
         raise ValueError(
-            f"run folder {run} is in use by process {holder}: wait for it, stop it, or name another folder with --run"
+            f"folder {folder} is in use by process {holder}: wait for it, stop it, or name another with {option}"
         ) from error
 
 

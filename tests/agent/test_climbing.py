@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent.climbing import evaluate_ladder
+from agent.climbing import NoGameStarts, evaluate_ladder
 from agent.envs.base import FAILURE, Arrival
 from agent.envs.vector import VectorEnv
 from agent.ladder import Ladder, Rung
@@ -165,11 +165,24 @@ def test_one_whose_game_always_breaks_counts_as_failed_with_the_reason() -> None
     assert sorted(ascent.seed for ascent in diary.ascents) == [0, 1, 2, 3]
 
 
-def test_where_no_game_starts_at_all_nothing_more_is_tried() -> None:
-    games = Games(2, {seed: {0: "no display"} for seed in range(4)})
-    with pytest.raises(ValueError, match="no game starts: no display"):
-        climb(games, range(4))
-    assert games.begun == [0, 1]
+@pytest.mark.parametrize(("num_envs", "begun"), [(2, [0, 1, 2, 3]), (1, [0, 1, 2])])
+def test_where_no_game_starts_at_all_nothing_counts_and_nothing_more_is_tried(num_envs: int, begun: list[int]) -> None:
+    games = Games(num_envs, {seed: {0: "no display"} for seed in range(6)})
+    with pytest.raises(NoGameStarts, match="no game starts: no display"):
+        climb(games, range(6), diary := Diary(), attempts=1)
+    assert games.begun == begun and not diary.ascents
+    with pytest.raises(NoGameStarts):
+        climb(Games(1, {0: {0: "no display"}}), [0], attempts=1)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_world_that_never_starts_fails_alone(num_envs: int) -> None:
+    for bad in range(4):
+        diary, _ = climb(games := Games(num_envs, {bad: {0: "a broken world"}}), range(4), attempts=2)
+        assert games.begun == [0, 1, 2, 3, bad]
+        assert sorted((ascent.seed, ascent.ended == "failed") for ascent in diary.ascents) == [
+            (seed, seed == bad) for seed in range(4)
+        ]
 
 
 def test_who_is_stopped_gives_up_what_is_under_way() -> None:

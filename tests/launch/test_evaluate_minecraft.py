@@ -1,6 +1,8 @@
 """The command that judges agents in Minecraft, against a stand-in for MineRL: what it keeps, counts and says."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,25 @@ def test_games_that_break_are_counted_and_said(
     assert noted(stand_in, "seeds") == ["2000000"] * 2
     assert "games broke 2 times, 1 of 1 episodes" in capfd.readouterr().out
     assert len(list((tmp_path / "run/random/videos").iterdir())) == 1, "of the last attempt"
+    go_wrong(stand_in, "")
+    assert call("evaluate_minecraft", *options, "--attempts", 2) == 0
+    assert len(noted(stand_in, "seeds")) == 2, "it counts"
+    assert call("evaluate_minecraft", *options, "--attempts", 3) == 0
+    assert results(tmp_path / "run")["random"]["ended"]["failed"] == 0, "more attempts are allowed now"
+
+
+def test_two_commands_do_not_share_a_folder(options: list[object], tmp_path: Path, call: Call, capfd: Say) -> None:
+    held = "import sys; from pathlib import Path; from launch.run_folder import alone_in\n"
+    held += "with alone_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", held, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None and other.stdout.readline() == b"held\n"
+    try:
+        assert call("evaluate_minecraft", *options) == 1
+        assert f"is in use by process {other.pid}" in " ".join(capfd.readouterr().err.split())
+    finally:
+        other.communicate()
 
 
 def test_what_does_not_fit_is_told_before_anything_is_played(
@@ -104,8 +125,12 @@ def test_what_does_not_fit_is_told_before_anything_is_played(
     other = recordings(tmp_path / "other/train", space={"continuous": ["x"], "categorical": [], "binary": []})
     assert "has other actions than Minecraft" in complains("--data", other)
     go_wrong(stand_in, "no display")
-    assert "no game starts: EOFError: Minecraft process finished unexpectedly" in complains()
+    said = complains("--attempts", 1)
+    assert "no game starts: EOFError: Minecraft process finished unexpectedly; `python -m launch.doctor" in said
     assert not (tmp_path / "run/results.json").exists()
+    go_wrong(stand_in, "")
+    assert call("evaluate_minecraft", *options, "--attempts", 1) == 0
+    assert results(tmp_path / "run")["random"]["ended"]["failed"] == 0, "a machine that starts no game is no failure"
 
 
 def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
