@@ -39,7 +39,7 @@ class AgentConfig:
     more often than its demonstrators did, whose noise it has cloned too."""
 
     false_actions: float = 0.0
-    """Share of frames that are cloned with the action of another time in place of the one that led to them. A policy
+    """Share of frames that are cloned with the action of another clip in place of the one that led to them. A policy
     that may trust its last action repeats it: a car that once let go of the gas stands for good."""
 
     def __post_init__(self) -> None:
@@ -90,7 +90,8 @@ class Agent(nn.Module):
         if len(batch.task) != 2 * count or not count:
             raise ValueError(f"half of a batch is uniform, half relevant: {len(batch.task)} rows are no two halves")
         half, relevant, learns = batch[:count], batch[count:], self.config.learns
-        heard = with_false_actions(relevant, self.config.false_actions, of_rows(generator, slice(count, 2 * count)))
+        draws = of_rows(generator, slice(count, 2 * count))
+        heard = with_false_actions(relevant, half, self.config.false_actions, draws)
         terms: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         if "video" in learns:
@@ -103,7 +104,7 @@ class Agent(nn.Module):
                 terms["end"] = self.end_loss(hidden[:count], half)
             cloned = hidden[count:]
         else:
-            cloned = self.read(heard, of_rows(generator, slice(count, 2 * count)))
+            cloned = self.read(heard, draws)
         terms["policy"] = self.policy_loss(cloned, relevant)
         scales = {"video": self.video_rms, "policy": self.policy_rms, "reward": self.reward_rms, "end": self.end_rms}
         loss = torch.stack([scales[name](term) for name, term in terms.items()]).sum()
@@ -142,14 +143,15 @@ class Agent(nn.Module):
         self.world.checkpoint_activations()
 
 
-def with_false_actions(clips: LatentClip, share: float, generator: Draws) -> LatentClip:
-    """Some frames hear the action of half a clip before or after them, if that is known; what is to be cloned stays."""
+def with_false_actions(clips: LatentClip, others: LatentClip, share: float, generator: Draws) -> LatentClip:
+    """Some frames hear the action of another clip in its place, if both are known; what is to be cloned stays.
+
+    Never one of their own clip: its later actions are what is to be cloned from earlier frames, and would be a leak.
+    """
     if not share:
         return clips
-    shift = clips.num_frames // 2
-    false = (uniform(generator, tuple(clips.labeled.shape)) < share) & clips.labeled & clips.labeled.roll(shift, dims=1)
-    actions = torch.where(false.unsqueeze(-1), clips.actions.roll(shift, dims=1), clips.actions)
-    return replace(clips, actions=actions)
+    false = (uniform(generator, tuple(clips.labeled.shape)) < share) & clips.labeled & others.labeled
+    return replace(clips, actions=torch.where(false.unsqueeze(-1), others.actions, clips.actions))
 
 
 def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:

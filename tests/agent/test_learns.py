@@ -9,7 +9,8 @@ from torch import Tensor
 from agent.agent import Agent, AgentConfig, with_false_actions
 from agent.heads import HeadConfig
 from tests.builders import DYNAMICS, latent_clip, randomised, seeded
-from tokenizer.draws import Rows
+from tokenizer.draws import Draws, Rows
+from tokenizer.records import LatentClip
 
 CONFIG = AgentConfig(dynamics=DYNAMICS, heads=HeadConfig(hidden=8, distances=2, action_bins=5))
 
@@ -60,19 +61,35 @@ def test_cloning_alone_leaves_all_other_heads_and_the_video_without_a_gradient()
     assert not any(name.startswith(("reward.", "end.", "world.latent_head.")) for name in found)
 
 
-def test_false_actions_are_those_of_another_time_and_only_where_both_are_known() -> None:
-    clip = latent_clip(3, 6)
-    clip.labeled[1, 4] = False
-    heard = with_false_actions(clip, 1.0, seeded())
-    expected = clip.actions.roll(3, dims=1)
-    for row in range(3):
-        for t in range(6):
-            known = clip.labeled[row, t] and clip.labeled[row, (t - 3) % 6]
-            assert torch.equal(heard.actions[row, t], (expected if known else clip.actions)[row, t])
-    assert with_false_actions(clip, 0.0, seeded()) is clip
-    some = with_false_actions(latent_clip(8, 40), 0.5, seeded()).actions
-    changed = (some != latent_clip(8, 40).actions).any(-1).float().mean()
+def test_false_actions_are_those_of_another_clip_and_only_where_both_are_known() -> None:
+    clips, others = latent_clip(6, 6)[:3], latent_clip(6, 6)[3:]
+    clips.labeled[1, 4] = others.labeled[2, 3] = False
+    heard = with_false_actions(clips, others, 1.0, seeded())
+    known = (clips.labeled & others.labeled).unsqueeze(-1)
+    assert torch.equal(heard.actions, torch.where(known, others.actions, clips.actions))
+    assert not torch.equal(heard.actions, clips.actions) and not known.all()
+    assert with_false_actions(clips, others, 0.0, seeded()) is clips
+    clips, others = latent_clip(16, 40)[:8], latent_clip(16, 40)[8:]
+    changed = (with_false_actions(clips, others, 0.5, seeded()).actions != clips.actions).any(-1).float().mean()
     assert 0.4 < changed < 0.55
+
+
+def test_false_actions_tell_nothing_of_the_actions_that_are_cloned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actions of the same clip would, whatever their order: they are heard before they are asked for."""
+    agent = randomised(Agent(replace(CONFIG, false_actions=1.0)))
+    read, heard = agent.read, []
+
+    def listening(batch: LatentClip, generator: Draws) -> Tensor:
+        heard.append(batch.actions)
+        return read(batch, generator)
+
+    monkeypatch.setattr(agent, "read", listening)
+    for shift in (0, 1):
+        batch = latent_clip(4, 5)
+        batch.labeled[:] = True
+        batch.actions[2:] = batch.actions[2:].roll(shift, dims=1)
+        agent(batch, seeded())
+    assert torch.equal(*heard)
 
 
 def test_what_is_cloned_and_what_uniform_rows_hear_are_true_actions() -> None:
