@@ -30,6 +30,8 @@ SHOWN = (
     "reward_correlation",
     "end_excess",
     "imagined_reward",
+    "imagined_excess",
+    "imagined_over_real",
     "real_reward",
     "real_return",
     "value_bias_share",

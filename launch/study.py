@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.command import main
+from launch.curves import read_metrics
 from launch.run_folder import write_json
 from launch.serial import to_json
 from launch.stages import Stage, run_stage
@@ -50,7 +51,7 @@ class Study:
     """results.json of other agents on the same tracks, such as that of `launch.demo vmc`: its rows join the table."""
     json: Path | None = None
     """Also write the numbers here, and go on from those that are here where the folder has none: a study may move to
-    another machine without its runs."""
+    another machine without its runs; a seed of which more is asked is then trained anew, for its world model is gone."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "tracks"):
@@ -67,6 +68,7 @@ class Study:
 
 def study(config: Study) -> None:
     kept = _kept(config)
+    kept["also"] |= _others(config)
     todo = [seed for seed in range(config.seeds) if _missing(config, kept, seed)]
     if todo:
         for stage in _shared(config):
@@ -88,7 +90,10 @@ def study(config: Study) -> None:
 def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
     print(f"\n{stage.name}: python -m launch.{stage.command} {stage.preset.format(config.preset)}", flush=True)
     seconds = run_stage(stage, config.run, config.preset)
-    kept["seconds"][stage.name] = kept["seconds"].get(stage.name, 0.0) + seconds
+    if stage.command.startswith("train_"):  # the training's own clock: what was done before counts, and once
+        kept["seconds"][stage.name] = read_metrics(config.run / stage.folders["run"])[-1]["seconds"]
+    else:
+        kept["seconds"][stage.name] = kept["seconds"].get(stage.name, 0.0) + seconds
     write_json(config.run / NUMBERS, kept)
 
 
@@ -152,11 +157,13 @@ def _scoring(config: Study, seed: int, agents: Sequence[Trained]) -> Stage:
 
 
 def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, ...]:
-    return tuple(
-        name
-        for name in config.agents_of(seed)
-        if kept["seeds"].get(str(seed), {}).get(name, {}).get("tracks", 0) < config.tracks
-    )
+    """Of a seed whose world model is gone, all that it had, if any: one that is trained anew is another one."""
+    rows = kept["seeds"].get(str(seed), {})
+    asked = config.agents_of(seed)
+    missing = tuple(name for name in asked if rows.get(name, {}).get("tracks", 0) < config.tracks)
+    if missing and rows and not (config.run / f"seed_{seed}" / "dynamics").exists():
+        return tuple(name for name in PAIRED + OTHERS if name in rows or name in asked)
+    return missing
 
 
 def _take_scores(config: Study, kept: dict[str, Any], seed: int, agents: Sequence[str]) -> None:
@@ -174,13 +181,26 @@ def _dataset_rows(config: Study) -> dict[str, Any]:
 
 
 def _kept(config: Study) -> dict[str, Any]:
-    """What is known already. Raises ValueError where its scores are of presets that say something else today."""
+    """What is known already, the folder's own first.
+
+    Raises ValueError where its scores are of presets that say something else today.
+    """
     recipe = _recipe(config, PAIRED + OTHERS)
-    places = (config.run / NUMBERS, config.json)
-    path = next((place for place in places if place is not None and place.exists()), None)
-    if path is None:
-        return {"recipe": recipe, "dataset": {}, "random": None, "seeds": {}, "seconds": {}}
-    kept = read_json(path)
+    kept: dict[str, Any] = {"dataset": {}, "random": None, "seeds": {}, "seconds": {}, "also": {}}
+    for path in (config.run / NUMBERS, config.json):
+        if path is not None and path.exists():
+            found = _checked(config, path, recipe)
+            for name in ("dataset", "random"):
+                kept[name] = kept[name] or found[name]
+            for name in ("seconds", "also"):
+                kept[name] = {**found.get(name, {}), **kept[name]}
+            for seed, rows in found["seeds"].items():
+                kept["seeds"][seed] = {**rows, **kept["seeds"].get(seed, {})}
+    return {**kept, "recipe": recipe}
+
+
+def _checked(config: Study, path: Path, recipe: dict[str, str]) -> dict[str, Any]:
+    kept: dict[str, Any] = read_json(path)
     scored = [name for name in PAIRED + OTHERS if any(name in rows for rows in kept["seeds"].values())]
     changed = sorted(name for name in _recipe(config, scored) if kept["recipe"].get(name) != recipe[name])
     if changed:
@@ -188,7 +208,19 @@ def _kept(config: Study) -> dict[str, Any]:
             f"{path} has scores of other presets of {', '.join(changed)} than today's: trainings of two recipes make "
             "no mean; name another folder with --run"
         )
-    return {**kept, "recipe": recipe}
+    return kept
+
+
+def _others(config: Study) -> dict[str, Any]:
+    """Rows of agents that this study does not train. Raises ValueError where a file holds none."""
+    rows: dict[str, Any] = {}
+    for path in config.also:
+        found = read_json(path)
+        found = found.get("results", found)
+        if not all(isinstance(row, dict) and "mean" in row for name, row in found.items() if name != "dataset"):
+            raise ValueError(f"{path} is no results.json of `python -m launch.evaluate`: its rows have no mean")
+        rows |= {name: row for name, row in found.items() if name not in ("random", "dataset")}
+    return rows
 
 
 def _recipe(config: Study, agents: Sequence[Trained]) -> dict[str, str]:
@@ -204,9 +236,7 @@ def _recipe(config: Study, agents: Sequence[Trained]) -> dict[str, str]:
 
 
 def _report(config: Study, kept: dict[str, Any]) -> None:
-    others = [read_json(path) for path in config.also]
-    rows = {name: row for found in others for name, row in found.items() if name not in ("random", "dataset")}
-    numbers = summarise(kept, rows, order=config.agents)
+    numbers = summarise(kept, kept["also"], order=PAIRED + OTHERS)
     kept["summary"] = numbers
     for path in filter(None, (config.run / NUMBERS, config.json)):
         write_json(path, kept)

@@ -16,6 +16,7 @@ from dynamics.mdn_rnn import MDNRNN
 from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.compiling import SLOWER, RecomputesLayers, checkpoint_activations, compile_model
+from launch.curves import plot_training
 from launch.distributed import accelerated, calculated_in, parallelism, say_once
 from launch.encoding import EncodedStream, FrozenTokenizer
 from launch.engines import spread_as_made
@@ -209,6 +210,8 @@ def run_training(
                 evaluate=evaluate,
                 evaluate_every=config.evaluate_every,
             )
+        if evaluate is not None and accelerator.is_main_process:
+            plot_training(config.run / "curves.png", [config.run])
         for key, reason in stream.corrupt.items():
             print(f"skipped corrupt sample {key}: {reason}")
 

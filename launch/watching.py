@@ -24,7 +24,6 @@ from agent.seeds import CHAMPION_TRACKS
 from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
-from launch.curves import plot_training
 from launch.distributed import autocast, on_first_process
 from launch.models import for_inference, load_tokenizer
 from launch.run_folder import write_json
@@ -125,8 +124,6 @@ class Watch:
         if before["best"] is None or _rank(best) >= _rank(before["best"]):
             self._keep(model, step)
             write_json(self._path, before | {"best": best})
-        if step == self.config.loop.steps:
-            plot_training(self.config.run / "curves.png", [self.config.run])
         return {**measures, "alarms": float(len(found))}
 
     def measure(self, model: nn.Module, video_error_before: float) -> Measures:

@@ -336,11 +336,15 @@ def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
     return _stack([dataset.read_window(index, first, length) for index, first in places])
 
 
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, fill [0, 1] evenly however many there are."""
+
+
 def window_places(dataset: Dataset, length: int, count: int, start: int = 0) -> list[tuple[int, int]]:
     """(sample, first frame) of the same `count` windows of `length` frames at each call, for evaluation.
 
-    They are shared out among the samples and spread evenly over each, from frame `start` on. Raises ValueError where no
-    sample is long enough.
+    They are shared out evenly among the samples and spread evenly over each, from frame `start` on; of samples that get
+    one only, each has it somewhere else. Raises ValueError where no sample is long enough.
     """
     eligible = [index for index, sample in enumerate(dataset.samples) if start + length <= sample.length]
     if not eligible:
@@ -351,7 +355,8 @@ def window_places(dataset: Dataset, length: int, count: int, start: int = 0) -> 
         )
     chosen: list[tuple[int, int]] = []
     for place, index in enumerate(eligible):
-        share = count // len(eligible) + (place < count % len(eligible))
+        share = (place + 1) * count // len(eligible) - place * count // len(eligible)
         last = dataset.samples[index].length - length
-        chosen += [(index, int(first)) for first in np.linspace(start, last, share).round()]
+        spread = np.linspace(0, 1, share) if share > 1 else np.array([len(chosen) * GOLDEN % 1])[:share]
+        chosen += [(index, int(first)) for first in (start + spread * (last - start)).round()]
     return chosen

@@ -82,11 +82,33 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json")
     begun = study._kept(config)
     write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
-    assert study._missing(config, study._kept(config), 0) == tuple(
-        name for name in config.agents_of(0) if name != "cloned"
-    )
-    write_json(tmp_path / "here" / study.NUMBERS, begun)  # the folder's own come first
-    assert study._kept(config) == begun
+    assert study._missing(config, study._kept(config), 0) == config.agents_of(0), "of another world model, all of it"
+    (tmp_path / "here/seed_0/dynamics").mkdir(parents=True)
+    rest = tuple(name for name in config.agents_of(0) if name != "cloned")
+    assert study._missing(config, study._kept(config), 0) == rest
+    own = {**begun, "seeds": {"0": {"cloned": row(5, 7)}, "1": {"cloned": row(2, 2)}}}
+    write_json(tmp_path / "here" / study.NUMBERS, own)
+    elsewhere = {"0": {"cloned": row(1, 3), "imagined": row(4, 4)}, "2": {"cloned": row(3, 3)}}
+    write_json(tmp_path / "numbers.json", {**begun, "seeds": elsewhere})
+    both = study._kept(config)["seeds"]
+    assert both["0"]["cloned"]["mean"] == 6, "the folder's own come first"
+    assert both["0"]["imagined"]["mean"] == 4 and both.keys() == {"0", "1", "2"}, "and nothing is lost"
+
+
+def test_rows_of_other_agents_stay(tmp_path: Path) -> None:
+    write_json(tmp_path / "also.json", {"results": {"vmc": row(1, 3), "random": row(0, 0)}})
+    config = replace(study.PRESETS["debug"], run=tmp_path / "here", also=(tmp_path / "also.json",))
+    kept = study._kept(config)
+    kept["also"] |= study._others(config)
+    kept["seeds"]["0"] = {"filtered": row(1, 3), "cloned": row(2, 2)}
+    study._report(replace(config, agents=("filtered",)), kept)
+    again = study._kept(replace(config, also=()))
+    assert set(again["also"]) == {"vmc"}
+    summary = json.loads((tmp_path / "here" / study.NUMBERS).read_text())["summary"]["agents"]
+    assert summary.keys() == {"cloned", "filtered", "vmc"}, "also those that are not asked for now"
+    write_json(tmp_path / "wrong.json", {"figures": [1, 2]})
+    with pytest.raises(ValueError, match="wrong.json is no results.json"):
+        study._others(replace(config, also=(tmp_path / "wrong.json",)))
 
 
 def test_another_preset_is_refused_where_there_are_scores_of_the_old_one(

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from agent.alarms import RANGES
 from agent.relevance import relevant_clips
 from launch import checkpoint
-from launch.curves import read_metrics
+from launch.curves import SHOWN, read_metrics
 from launch.models import agent_checkpoint, load_agent
 from launch.train_agent import PRESETS, TrainAgent
 from launch.watching import TrainAndWatch, Watch
 from tests.launch.conftest import Call
+from tokenizer.stream import window_places
 
 
 def config(pipeline: Path, run: Path) -> TrainAgent:
@@ -40,8 +42,19 @@ def test_trainings_of_agents_measure_alarms_and_keep_the_best_checkpoint(pipelin
         assert measured and measured[-1]["video_error_ratio"] is not None, name
         best = json.loads((run / "alarms.json").read_text())["best"]
         assert agent_checkpoint(run) == run / "best/checkpoints" / f"step_{best['step']:08d}"
-        assert (run / "curves.png").exists()
+        assert (run / "curves.png").stat().st_mtime >= (run / "metrics.jsonl").stat().st_mtime, "all is drawn"
     assert "imagined_reward" in measured[-1] and "kl_to_prior" in measured[-1]
+
+
+def test_all_that_raises_an_alarm_is_drawn() -> None:
+    assert set(RANGES) <= set(SHOWN)
+
+
+def test_alarms_look_at_all_of_an_episode(pipeline: Path, watch: Watch) -> None:
+    dataset, length = watch.dataset, watch.clips.num_frames
+    places = window_places(dataset, length, 4 * len(dataset.samples))
+    assert max(first for _, first in places) == max(sample.length for sample in dataset.samples) - length
+    assert len({first for _, first in window_places(dataset, 2, len(dataset.samples))}) > 1, "not beginnings alone"
 
 
 def test_a_world_model_with_noise_added_is_told_in_words(

@@ -294,8 +294,11 @@ def test_short_samples_are_counted_and_none_left_is_an_error(tmp_path: Path) -> 
 
 
 def test_evaluation_windows_are_those_asked_for(dataset: Dataset) -> None:
-    spread = [(0, 1), (0, 6), (1, 1), (1, 6)] + [(index, 1) for index in range(2, 12)]
-    assert rows(windows(dataset, 4, 14, start=1)) == spread
+    several = rows(windows(dataset, 4, 14, start=1))
+    assert [clip for clip, _ in several].count(5) == [clip for clip, _ in several].count(11) == 2, "the samples share"
+    assert {(5, 1), (5, 6), (11, 1), (11, 6)} <= set(several) and len(several) == 14
+    assert {first for clip, first in several if clip not in (5, 11)} == {1, 2, 3, 4, 5, 6}, "not beginnings alone"
+    assert [clip for clip, _ in rows(windows(dataset, 4, 3))] == [3, 7, 11], "few windows are of samples all over"
     assert rows(windows(dataset, 4, 36, start=0))[:3] == [(0, 0), (0, 3), (0, 6)]
     assert rows(windows(dataset, 10, 12)) == [(index, 0) for index in range(12)]
     with pytest.raises(ValueError, match="has 10 frames from frame 1 on"):
