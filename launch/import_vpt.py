@@ -21,7 +21,7 @@ from pathlib import Path
 from agent.envs.minecraft_actions import MINECRAFT
 from agent.envs.minecraft_events import TASKS
 from launch.command import main
-from launch.importing import ImportConfig, import_recordings, presets
+from launch.importing import ImportConfig, Notes, import_recordings, presets
 from launch.run_folder import write_json
 from launch.vpt_report import print_report, quality_report
 from launch.vpt_segments import FETCHED, FPS, Segment, file_of, find_segments
@@ -57,17 +57,21 @@ def import_vpt(config: ImportVPT) -> None:
     meta = DatasetMeta(
         environment=ENVIRONMENT, frame_size=config.size, fps=FPS, action_space=MINECRAFT.to_json(), tasks=TASKS
     )
-    notes = import_recordings(
+
+    def report(notes: Notes) -> None:
+        seen = quality_report(segments, unreadable, notes)
+        write_json(config.out / "quality.json", seen)
+        print_report(seen)
+
+    import_recordings(
         config,
         segments,
         meta,
         sizes={name: size for segment in segments for name, size in _sizes(segment).items()},
         group=attrgetter("session"),
         shared=1,
+        report=report,
     )
-    report = quality_report(segments, unreadable, notes)
-    write_json(config.out / "quality.json", report)
-    print_report(report)
     for folder in config.out.glob(f"{FETCHED}*"):  # of commands that were killed
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from launch.import_clips import Recording, clips_of
 from launch.interrupt import Interrupts
-from launch.run_folder import write_json
+from launch.run_folder import alone_in, write_json
 from launch.workers import Bar, Tell, carry_out
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
@@ -45,6 +45,7 @@ class ImportConfig:
 
 
 C = TypeVar("C", bound=ImportConfig)
+Notes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,28 +78,44 @@ def import_recordings(
     more: Mapping[str, str] | None = None,
     group: Callable[[Any], str] = attrgetter("name"),
     shared: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Makes what is missing; the notes on each recording, by its name.
+    report: Callable[[Notes], None] | None = None,
+) -> None:
+    """Makes what is missing, and reports the notes on each recording, by its name, before it looks for what is wrong.
 
     `sizes` are bytes by the names of the files that the shards are made of; `more` shapes them beside the config.
     Recordings of one `group` are all held out or none of them; `shared` is that of `clips_of`. Raises ValueError where
-    the folder holds a dataset of other settings or recordings, or where none of them can be read.
+    the folder holds a dataset of other settings or recordings or is in use, or where none of them can be read.
     """
+    with alone_in(config.out, option="--out"):
+        _import(config, recordings, meta, sizes, more or {}, group, shared, report)
+
+
+def _import(
+    config: ImportConfig,
+    recordings: Sequence[Recording],
+    meta: DatasetMeta,
+    sizes: Mapping[str, int],
+    more: Mapping[str, str],
+    group: Callable[[Any], str],
+    shared: int,
+    report: Callable[[Notes], None] | None,
+) -> None:
     parts = _parts(recordings, config.held_out, group)
     orders = [order for part, some in parts.items() if some for order in _orders(config, part, some, meta, shared)]
     places = ("out", "workers", "source", "index")
     settings = {name: str(value) for name, value in vars(config).items() if name not in places}
-    _claim(config.out, {**settings, **(more or {})}, sizes)
+    _claim(config.out, {**settings, **more}, sizes)
     missing = [order for order in orders if not order.is_done]
     for order in missing:
         (order.folder / INDEX).unlink(missing_ok=True)
     _make(missing, config.workers)
-    notes: dict[str, dict[str, Any]] = {}
-    for folder in {order.folder: None for order in orders}:
-        written = [order.notes for order in orders if order.folder == folder and order.notes.exists()]
-        notes |= {name: note for path in written for name, note in read_json(path).items()}
-        _finish(folder, meta, notes)
-    return notes
+    notes: dict[Path, dict[str, Any]] = {order.folder: {} for order in orders}
+    for order in orders:
+        notes[order.folder] |= read_json(order.notes) if order.notes.exists() else {}
+    if report is not None:
+        report({name: note for of_folder in notes.values() for name, note in of_folder.items()})
+    for folder, of_folder in notes.items():
+        _finish(folder, meta, of_folder)
 
 
 def _parts(recordings: Sequence[Recording], held_out: int, group: Callable[[Any], str]) -> dict[str, list[Recording]]:
@@ -133,7 +150,7 @@ def _make(orders: Sequence[ShardOrder], processes: int) -> None:
             bar.say(f"{read} frames in {bar.seconds:.1f} s: {rate:.0f} frames/s, {rate / cores:.0f} a core")
 
 
-def _finish(folder: Path, meta: DatasetMeta, notes: Mapping[str, Mapping[str, Any]]) -> None:
+def _finish(folder: Path, meta: DatasetMeta, notes: Notes) -> None:
     if (folder / INDEX).exists():
         print(f"already done: {folder}")
         return

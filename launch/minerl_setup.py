@@ -17,6 +17,8 @@ PYTHONS = ("python3.9", "python3.8", "python3.10")
 HOSTS = ("github.com", "services.gradle.org", "libraries.minecraft.net")
 """Of MineRL's source, of the program that builds it, and of Minecraft."""
 SECONDS = 10.0
+IMPORT_SECONDS = 120.0
+"""For packages that were just installed, on a disk that may be slow."""
 Ask = Callable[[Sequence[str | Path]], str | None]
 
 
@@ -28,10 +30,10 @@ class Need(NamedTuple):
     """What is missing and how to get it, in one sentence."""
 
 
-def ask(command: Sequence[str | Path]) -> str | None:
+def ask(command: Sequence[str | Path], *, seconds: float = SECONDS) -> str | None:
     """What a program says; None where it is missing or does not work."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else f"{done.stdout}{done.stderr}".strip()
@@ -152,5 +154,5 @@ def install(python: Path, venv: Path, source: str) -> None:
             raise ValueError(
                 f"`{' '.join(map(str, command))}` failed, for the reason above: mend it and run the same command again"
             )
-    if ask([venv / "bin/python", "-c", "import gym, minerl"]) is None:
+    if ask([venv / "bin/python", "-c", "import gym, minerl"], seconds=IMPORT_SECONDS) is None:
         raise ValueError(f"{venv} is made, but cannot import minerl: delete it and run the same command again")

@@ -24,7 +24,7 @@ from agent.envs.vpt_lines import read_lines
 from agent.envs.vpt_pointer import draw_pointer
 from launch.import_clips import Content, Rows
 from tokenizer.shard_format import read_json
-from tokenizer.storage import copy_file, is_url, retried
+from tokenizer.storage import Refused, copy_file, is_url, retried
 from tokenizer.video import Edit, Fit, VideoInfo, probe_video, read_pictures
 
 FPS = 20.0
@@ -68,7 +68,7 @@ class Segment:
         with self._files() as folder:
             video, lines = (file_of(folder, self.name, suffix) for suffix in ("mp4", "jsonl"))
             info = probe_segment(video)
-            reading = read_lines(lines.read_text(errors="replace").split("\n"), info.frames, self.version)
+            reading = read_lines(_text(lines).split("\n"), info.frames, self.version)
             rows: Rows = {what: getattr(reading, what) for what in ("actions", "labeled", "events")}
             pictures = read_pictures(video, self.size, self.fit, edit=_with_pointer(reading.pointer))
             kept = len(reading.actions)
@@ -85,7 +85,7 @@ class Segment:
 
     @contextmanager
     def _fetched(self) -> Iterator[Path]:
-        """Raises ValueError where a file is missing there, OSError where the server cannot be had."""
+        """Raises ValueError where a file is missing or refused there, OSError where the server cannot be had."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(mkdtemp(prefix=FETCHED, dir=self.scratch))
         try:
@@ -96,9 +96,18 @@ class Segment:
                     retried(partial(copy_file, url, path), what=url, attempts=ATTEMPTS, wait=FIRST_WAIT)
                 except FileNotFoundError as error:
                     raise ValueError(f"a file is missing: {url}") from error
+                except Refused as error:
+                    raise ValueError(f"a file is refused: {error}") from error
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise ValueError(f"a file cannot be read: {path}: {error.strerror}") from error
 
 
 def probe_segment(video: Path) -> VideoInfo:

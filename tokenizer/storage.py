@@ -191,10 +191,14 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
+class Refused(OSError):
+    """A server answers, and will not give it: to ask again is of no use."""
+
+
 def retried(call: Callable[[], T], *, what: str, attempts: int, wait: float) -> T:
     """What the call gives at the first attempt that does not fail for a reason that may pass.
 
-    Raises OSError, which names `what`, after the last.
+    Raises OSError, which names `what`, after the last, and Refused after one whose reason stays.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -203,7 +207,7 @@ def retried(call: Callable[[], T], *, what: str, attempts: int, wait: float) -> 
             if not _may_pass(error):
                 if isinstance(error, (OSError, ValueError, ImportError)):
                     raise
-                raise OSError(f"{what} cannot be had: {_reason(error)}") from error
+                raise Refused(f"{what} cannot be had: {_reason(error)}") from error
             if attempt == attempts:
                 raise OSError(f"{what} cannot be had after {attempts} attempts: {_reason(error)}") from error
         # Drawn, so that many processes that failed together do not come back together.

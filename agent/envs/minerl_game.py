@@ -104,7 +104,8 @@ class Game:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise GameFailed(self._with_last_words(f"the game did not answer within {seconds:g} s"))
-                ready = {key.fd for key, _ in waiting.select(min(left, POLL))}
+                gone = self._process is not None and self._process.poll() is not None
+                ready = {key.fd for key, _ in waiting.select(0 if gone else min(left, POLL))}
                 if self._output in ready and self._listen() == b"":
                     waiting.unregister(self._output)
                 if self._socket.fileno() in ready:
@@ -112,7 +113,7 @@ class Game:
                     self._received += more
                     if not more:
                         raise GameFailed(self._ended("closed its connection"))
-                elif not ready and self._process is not None and self._process.poll() is not None:
+                elif gone:  # and before it went it sent nothing more, whatever its helpers print
                     raise GameFailed(self._ended("died"))
         line, _, rest = self._received.partition(b"\n")
         self._received = bytearray(rest)

@@ -6,6 +6,7 @@ its last arrival with no reward until it is reset, and the caller masks it.
 
 import multiprocessing
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -54,8 +55,14 @@ class EnvironmentGroup:
     """The environments of one process."""
 
     def __init__(self, spec: EnvironmentSpec, count: int) -> None:
-        self._envs = [spec.make() for _ in range(count)]
+        self._envs: list[Environment] = []
         self._last: list[Arrival | None] = [None] * count
+        try:
+            for _ in range(count):
+                self._envs.append(spec.make())
+        except BaseException:
+            self.close()
+            raise
 
     def facts(self) -> EnvironmentFacts:
         env = self._envs[0]
@@ -92,21 +99,25 @@ class EnvironmentGroup:
 
 
 def _serve(pipe: Connection, spec: EnvironmentSpec, count: int) -> None:
-    """A worker's life: answers (True, result) or (False, traceback) to each command."""
+    """A worker's life: answers (True, result) or (False, traceback) to each command. However it ends, so do its games."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle, who may finish a step first
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    group: EnvironmentGroup | None = None
     try:
         group = EnvironmentGroup(spec, count)
         pipe.send((True, group.facts()))
         while True:
             command, argument = pipe.recv()
             if command == "close":
-                group.close()
                 return
             pipe.send((True, getattr(group, command)(argument)))
     except EOFError:  # the caller is gone
         return
     except Exception:
         pipe.send((False, traceback.format_exc()))
+    finally:
+        if group is not None:
+            group.close()
 
 
 class VectorEnv:

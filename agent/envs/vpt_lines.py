@@ -207,5 +207,5 @@ def _numbers(lines: Sequence[Line], names: Sequence[str], of: str = "") -> Numbe
     objects: list[Mapping[str, Any]] = [(line.get(of) or {}) if of else line for line in lines]
     try:
         return np.array([[one.get(name) for name in names] for one in objects], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a line is strange: {' or '.join(names)} is no number") from error

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -215,7 +216,8 @@ def test_a_game_that_does_not_start_is_begun_so_many_times_and_then_told(stand_i
 
 
 def test_nothing_is_left_behind(stand_in: Path) -> None:
-    shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    has_shared = os.path.isdir("/dev/shm")
+    shared = set(os.listdir("/dev/shm")) if has_shared else set()
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     before = children.read_text() if children.exists() else ""
     files = len(os.listdir("/proc/self/fd"))
@@ -227,10 +229,48 @@ def test_nothing_is_left_behind(stand_in: Path) -> None:
     assert not any(map(alive, noted(stand_in, "pids")))
     if children.exists():
         assert children.read_text() == before, "no zombie either"
-    if shared:
+    if has_shared:
         assert set(os.listdir("/dev/shm")) <= shared
     assert len(os.listdir("/proc/self/fd")) == files
     env.close()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from agent.envs.minerl import MineRLOptions
+from agent.envs.vector import VectorEnv
+
+if __name__ == "__main__":
+    given = MineRLOptions(python=Path(sys.argv[1]))
+    envs = VectorEnv("MineRLHumanSurvival-v0", num_envs=1, processes=1, stock=True, action_repeat=1, options=given)
+    envs.reset([1])
+    print("playing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_games_end_with_a_command_that_is_killed(stand_in: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    root = str(Path(__file__).parents[2])
+    command = subprocess.Popen(
+        [sys.executable, script, options(stand_in).python],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert command.stdout is not None and command.stdout.readline() == b"playing\n"
+    assert all(map(alive, noted(stand_in, "pids")))
+    command.kill()
+    command.communicate()
+    until = time.monotonic() + 20
+    while time.monotonic() < until and any(map(alive, noted(stand_in, "pids"))):
+        time.sleep(0.1)
+    assert not any(map(alive, noted(stand_in, "pids")))
+    while time.monotonic() < until and any(map(os.path.exists, noted(stand_in, "folders"))):
+        time.sleep(0.1)
+    assert not any(map(os.path.exists, noted(stand_in, "folders")))
 
 
 def test_an_interpreter_that_cannot_play_is_told_in_a_sentence(stand_in: Path, tmp_path: Path) -> None:

@@ -178,13 +178,26 @@ def test_recordings_are_fetched_and_dead_links_left_out(source: Path, tmp_path: 
     out = tmp_path / "out"
     with serving(source) as server:
         (source / f"{NAMES[3]}.mp4").unlink()
+        server.faults[f"{Path(NAMES[4]).name}.jsonl"] = ["403"]
         server.faults[f"{Path(NAMES[0]).name}.mp4"] = ["503", "half"]
         listed = index(tmp_path / "index.json", NAMES, server.url + "/")
         assert call("import_vpt", "debug", "--index", listed, "--out", out) == 0
         assert server.asked[f"{Path(NAMES[0]).name}.mp4"] >= 3
     report = quality(out)
-    assert report["left_out_recordings"] == {NAMES[3]: f"a file is missing: {server.url}/{NAMES[3]}.mp4"}
-    assert report["imported"] == 5 and not list(out.glob("fetched-*"))
+    reasons = report["left_out_recordings"]
+    assert reasons[NAMES[3]] == f"a file is missing: {server.url}/{NAMES[3]}.mp4"
+    assert "a file is refused" in reasons[NAMES[4]] and "403" in reasons[NAMES[4]]
+    assert report["imported"] == 4 and not list(out.glob("fetched-*"))
+
+
+def test_where_nothing_of_a_part_can_be_read_the_report_says_why(source: Path, tmp_path: Path, call: Call) -> None:
+    for name in NAMES:
+        if PLAYERS[0] in name:  # who is held out
+            path = source / f"{name}.jsonl"
+            path.write_text("\n".join(path.read_text().split("\n")[:-3]))
+    out = tmp_path / "out"
+    assert call("import_vpt", "debug", "--source", source, "--out", out) == 1
+    assert {name for name in NAMES if PLAYERS[0] in name} == set(quality(out)["left_out_recordings"])
 
 
 def test_a_stopped_import_goes_on_with_what_is_missing(source: Path, tmp_path: Path, call: Call) -> None:
