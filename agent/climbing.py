@@ -16,9 +16,8 @@ from agent.envs.vector import VectorEnv
 from agent.ladder import Climb, Ladder
 from agent.milestones import Ascent, Ending
 
-
 STARTS = 3
-"""Games that may break before their first step while none has come further: then it is this machine, not their worlds."""
+"""Games that may break before their first step while none has come further: then it is the machine, not a world."""
 
 
 class NoGameStarts(ValueError):

@@ -2,7 +2,7 @@
 
     python -m launch.evaluate laptop
     python -m launch.evaluate laptop --agents cloned --tracks 100
-    python -m launch.evaluate laptop --task cruise
+    python -m launch.evaluate laptop --run RUN --data DATA/train --tokenizer TOKENIZER --cloned AGENT --task cruise
 
 Scores come from the stock environment. Each agent's scores are kept in the run's folder, so an interrupted command
 goes on, and the results of agents that are not asked for stay in the table. Each task but the data's first has a table

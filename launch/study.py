@@ -26,6 +26,8 @@ from launch.study_report import plot, show, summarise
 from tokenizer.shard_format import INDEX, read_json
 
 NUMBERS = "study.json"
+RECIPE = 2
+"""To be raised where agents of the same presets become others: trainings of two recipes make no mean."""
 Trained = Literal["cloned", "imagined", "bc_scratch", "filtered", "dreamer_v1"]
 PAIRED: tuple[Trained, ...] = ("cloned", "imagined")
 """Agents that are trained on every seed."""
@@ -51,7 +53,7 @@ class Study:
     """results.json of other agents on the same tracks, such as that of `launch.demo vmc`: its rows join the table."""
     json: Path | None = None
     """Also write the numbers here, and go on from those that are here where the folder has none: a study may move to
-    another machine without its runs; a seed of which more is asked is then trained anew, for its world model is gone."""
+    another machine without its runs. A seed of which more is asked is then trained anew: its world model is gone."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "tracks"):
@@ -230,7 +232,7 @@ def _recipe(config: Study, agents: Sequence[Trained]) -> dict[str, str]:
     for stage in stages:
         preset = stage.preset.format(config.preset)
         module = importlib.import_module(f"launch.{stage.command}")
-        text = json.dumps(to_json(module.PRESETS[preset]), sort_keys=True)
+        text = json.dumps([RECIPE, to_json(module.PRESETS[preset])], sort_keys=True)
         marks[f"{stage.command} {preset}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return marks
 

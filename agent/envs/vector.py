@@ -99,7 +99,10 @@ class EnvironmentGroup:
 
 
 def _serve(pipe: Connection, spec: EnvironmentSpec, count: int) -> None:
-    """A worker's life: answers (True, result) or (False, traceback) to each command. However it ends, so do its games."""
+    """A worker's life: answers (True, result) or (False, traceback) to each command.
+
+    However it ends, it closes its games.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle, who may finish a step first
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     group: EnvironmentGroup | None = None
