@@ -87,35 +87,22 @@ def import_recordings(
     the folder holds a dataset of other settings or recordings or is in use, or where none of them can be read.
     """
     with alone_in(config.out, option="--out"):
-        _import(config, recordings, meta, sizes, more or {}, group, shared, report)
-
-
-def _import(
-    config: ImportConfig,
-    recordings: Sequence[Recording],
-    meta: DatasetMeta,
-    sizes: Mapping[str, int],
-    more: Mapping[str, str],
-    group: Callable[[Any], str],
-    shared: int,
-    report: Callable[[Notes], None] | None,
-) -> None:
-    parts = _parts(recordings, config.held_out, group)
-    orders = [order for part, some in parts.items() if some for order in _orders(config, part, some, meta, shared)]
-    places = ("out", "workers", "source", "index")
-    settings = {name: str(value) for name, value in vars(config).items() if name not in places}
-    _claim(config.out, {**settings, **more}, sizes)
-    missing = [order for order in orders if not order.is_done]
-    for order in missing:
-        (order.folder / INDEX).unlink(missing_ok=True)
-    _make(missing, config.workers)
-    notes: dict[Path, dict[str, Any]] = {order.folder: {} for order in orders}
-    for order in orders:
-        notes[order.folder] |= read_json(order.notes) if order.notes.exists() else {}
-    if report is not None:
-        report({name: note for of_folder in notes.values() for name, note in of_folder.items()})
-    for folder, of_folder in notes.items():
-        _finish(folder, meta, of_folder)
+        parts = _parts(recordings, config.held_out, group)
+        orders = [order for part, some in parts.items() if some for order in _orders(config, part, some, meta, shared)]
+        places = ("out", "workers", "source", "index")
+        settings = {name: str(value) for name, value in vars(config).items() if name not in places}
+        _claim(config.out, {**settings, **(more or {})}, sizes)
+        missing = [order for order in orders if not order.is_done]
+        for order in missing:
+            (order.folder / INDEX).unlink(missing_ok=True)
+        _make(missing, config.workers)
+        notes: dict[Path, dict[str, Any]] = {order.folder: {} for order in orders}
+        for order in orders:
+            notes[order.folder] |= read_json(order.notes) if order.notes.exists() else {}
+        if report is not None:
+            report({name: note for of_folder in notes.values() for name, note in of_folder.items()})
+        for folder, of_folder in notes.items():
+            _finish(folder, meta, of_folder)
 
 
 def _parts(recordings: Sequence[Recording], held_out: int, group: Callable[[Any], str]) -> dict[str, list[Recording]]:

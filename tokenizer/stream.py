@@ -357,6 +357,6 @@ def window_places(dataset: Dataset, length: int, count: int, start: int = 0) -> 
     for place, index in enumerate(eligible):
         share = (place + 1) * count // len(eligible) - place * count // len(eligible)
         last = dataset.samples[index].length - length
-        spread = np.linspace(0, 1, share) if share > 1 else np.array([len(chosen) * GOLDEN % 1])[:share]
-        chosen += [(index, int(first)) for first in (start + spread * (last - start)).round()]
+        parts = [len(chosen) * GOLDEN % 1] if share == 1 else np.linspace(0, 1, share).tolist()
+        chosen += [(index, round(start + part * (last - start))) for part in parts]
     return chosen
