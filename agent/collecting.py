@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agent.drivers import Driver, make_driver
 from agent.envs.base import Arrival, Environment
 from agent.envs.registry import make_env
-from tokenizer.shard_format import DatasetMeta, of_task
+from tokenizer.shard_format import DatasetMeta, clip_key, of_task
 from tokenizer.shard_writer import ShardWriter
 
 
@@ -161,7 +161,8 @@ def _write(shard: ShardWriter, episode: Episode, order: ShardOrder) -> None:
 
 def episode_key(seed: int, start: int | None = None) -> str:
     """Of the sample that holds the episode on this seed's track, or the clip of it that begins at this frame."""
-    return f"episode-{seed:08d}" + ("" if start is None else f"-{start:05d}")
+    episode = f"episode-{seed:08d}"
+    return episode if start is None else clip_key(episode, start)
 
 
 def dataset_meta(

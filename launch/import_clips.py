@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenizer.shard_format import clip_key
+
 Rows = dict[str, NDArray[Any]]
 """By what they are, as the shard's writer calls it: a row a frame."""
 
@@ -67,7 +69,7 @@ def clips_of(
         for what in of_clip.keys() - {"continues"}:
             of_clip[what][: shared if start else 0] = 0
         yield {
-            "key": f"{key}-{start:08d}",
+            "key": clip_key(key, start),
             "frames": frames,
             "start": start,
             "source": recording.name,

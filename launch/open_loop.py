@@ -204,7 +204,9 @@ def find_windows(config: HeldOut, dataset: Dataset, count: int) -> list[tuple[in
 
 def episodes_of(config: HeldOut, dataset: Dataset, count: int) -> list[int]:
     """Of which episode each of these windows is."""
-    return [sample for sample, _ in find_windows(config, dataset, count)]
+    names = [(sample.shard.part, sample.episode) for sample in dataset.samples]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [numbers[names[sample]] for sample, _ in find_windows(config, dataset, count)]
 
 
 def load_clips(

@@ -130,15 +130,16 @@ def _unlabeled(clips: LatentClip) -> LatentClip:
 
 def summarise(config: StudyActions, values: dict[float, Values], episodes: Sequence[int]) -> dict[str, Any]:
     """`episodes` says of each clip which held-out episode it is a window of."""
-    data, seed, draws = config.training.open_data(), config.training.loop.seed, draw_clips(episodes)
+    seed, draws = config.training.loop.seed, draw_clips(episodes)
+    shown = {(sample.shard.part, sample.episode) for sample in config.training.open_data().samples}
     rows = {
         f"{share:g}": {
-            "labeled_episodes": sum(keeps_labels(seed, sample.key, share) for sample in data.samples),
+            "labeled_episodes": sum(keeps_labels(seed, episode, share) for _, episode in shown),
             **{metric: _row(found[metric], values[0.0][metric], values[1.0][metric], draws) for metric in METRICS},
         }
         for share, found in values.items()
     }
-    sizes = {"context": config.context, "horizon": config.horizon, "episodes": len(data)}
+    sizes = {"context": config.context, "horizon": config.horizon, "episodes": len(shown)}
     return {"clips": len(values[0.0]["psnr"]), **sizes, "shares": rows}
 
 

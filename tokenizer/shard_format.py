@@ -62,6 +62,11 @@ class SampleEntry:
     reward_sums: tuple[float, ...] = ()
     """Of each of the dataset's tasks, where the rewards are of all of them."""
 
+    @property
+    def episode(self) -> str:
+        """What its episode is called within its dataset, whether it was cut into clips or not."""
+        return self.key.removesuffix(_from_frame(self.start))
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "members": {name: list(member) for name, member in self.members.items()}}
 
@@ -136,6 +141,15 @@ def of_task(rewards: NDArray[np.float32], task: int) -> NDArray[np.float32]:
 
 SAMPLE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 """What a sample may be called: no name that a program which unpacks the tar would write elsewhere."""
+
+
+def clip_key(episode: str, start: int) -> str:
+    """What the clip of an episode is called that begins at this frame, where episodes are cut."""
+    return episode + _from_frame(start)
+
+
+def _from_frame(start: int) -> str:
+    return f"-t{start:08d}"
 
 
 def shard_name(number: int) -> str:

@@ -47,7 +47,7 @@ class StreamConfig:
     num_workers: int = 0
     """Processes that read; 0 reads in the caller's."""
     labeled_share: float = 1.0
-    """Share of the samples that keep their actions; the others are video without actions."""
+    """Share of the episodes that keep their actions; the others are video without actions."""
     mix_shards: int | None = None
     """Shards whose samples are mixed at a time; None mixes all."""
     joined: bool = False
@@ -283,7 +283,7 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
     def _part(self, sample: int, start: int, length: int) -> Batch:
         """So many frames, or as many as there are, with the actions or without."""
         clip = self.dataset.read_window(sample, start, min(length, self.dataset.samples[sample].length - start))
-        if keeps_labels(self.seed, self.dataset.samples[sample].key, self.labeled_share):
+        if keeps_labels(self.seed, self.dataset.samples[sample].episode, self.labeled_share):
             return clip
         return replace(clip, actions=torch.zeros_like(clip.actions), labeled=torch.zeros_like(clip.labeled))
 
@@ -325,9 +325,9 @@ def _in_time(clips: Sequence[Batch]) -> Batch:
     return type(clips[0]).in_time(clips)  # type: ignore[arg-type]  # all of one dataset, so of one kind
 
 
-def keeps_labels(seed: int, key: str, share: float) -> bool:
-    """Whether a sample is among the share whose actions are shown; a larger share holds all of a smaller one."""
-    return bool(np.random.default_rng((_LABELS, seed, zlib.crc32(key.encode()))).random() < share)
+def keeps_labels(seed: int, episode: str, share: float) -> bool:
+    """Whether an episode is among the share whose actions are shown; a larger share holds all of a smaller one."""
+    return bool(np.random.default_rng((_LABELS, seed, zlib.crc32(episode.encode()))).random() < share)
 
 
 def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:

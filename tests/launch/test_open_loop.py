@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,15 +19,18 @@ from launch.open_loop import (
     beyond_training,
     clip_batches,
     decode,
+    episodes_of,
     load_clips,
     open_loop,
     other_actions,
 )
 from launch.run_folder import write_json
 from launch.training import open_dataset
-from tests.builders import DYNAMICS, MIXED, SMALL, TOKENIZER, action_rows, latent_clip, randomised
+from tests.builders import DYNAMICS, META, MIXED, SMALL, TOKENIZER, action_rows, latent_clip, randomised
 from tokenizer.autoencoder import Tokenizer
 from tokenizer.records import EpisodeClip
+from tokenizer.shard_format import clip_key
+from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 
 Call = Callable[..., int]
@@ -52,6 +56,16 @@ def held_out(pipeline: Path) -> Dataset:
 @pytest.fixture
 def config(pipeline: Path) -> OpenLoop:
     return replace(PRESETS["debug"], held_out=pipeline / "data/held_out", starts=5)
+
+
+def test_windows_of_two_clips_of_an_episode_are_of_one_episode(config: OpenLoop, tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 0, META) as shard:
+        for key, start in (("a", 0), ("a", 5), ("b", 0)):
+            shard.write(clip_key(key, start), start=start, frames=np.zeros((6, 3, 4, 4), np.uint8))
+    finish_dataset(tmp_path, META)
+    cut = replace(config, context=2, horizon=2, skip_frames=0)
+    assert episodes_of(cut, Dataset.open(tmp_path), 6) == [0, 0, 0, 0, 1, 1]
+    assert episodes_of(cut, Dataset.open(tmp_path, tmp_path), 6) == [0, 0, 1, 2, 2, 3], "parts may name episodes alike"
 
 
 def test_batches_are_all_windows_once_and_never_so_small_that_a_clip_has_no_other(

@@ -15,6 +15,7 @@ import torch
 from tests.builders import META
 from tokenizer.order import PERIOD
 from tokenizer.records import EpisodeClip
+from tokenizer.shard_format import clip_key
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
@@ -438,6 +439,22 @@ def test_labels_belong_to_the_episode_whatever_else_is_in_the_dataset(labeled: D
     batch = next(iter(ClipStream(part, config)))
     shown = {int(clip) for clip in batch.rewards[batch.labeled.any(1), 0]}
     assert shown == {clip for clip in labels(labeled, 0.5) if clip >= 10}
+
+
+def test_all_clips_of_an_episode_show_actions_or_none_does(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 0, META) as shard:
+        for clip in range(40):
+            shard.write(
+                clip_key(f"episode-{clip // 2}", 5 * (clip % 2)),
+                start=5 * (clip % 2),
+                frames=np.zeros((6, 3, 4, 4), np.uint8),
+                actions=np.full((6, 1), 0.5, np.float32),
+                labeled=np.arange(6) > 0,
+                rewards=np.full(6, clip, np.float32),
+            )
+    finish_dataset(tmp_path, META)
+    shown = labels(Dataset.open(tmp_path), 0.5)
+    assert 0 < len(shown) < 40 and shown == {clip ^ 1 for clip in shown}
 
 
 def test_another_share_of_labels_does_not_resume(labeled: Dataset) -> None:
