@@ -39,7 +39,7 @@ class Demo:
                 raise ValueError(f"unknown stage {name!r}, have {list(STAGES)}")
 
 
-TOKENIZER, DYNAMICS, AGENT = "tokenizer", "dynamics", "agent"
+TOKENIZER, DYNAMICS, AGENT, SCRATCH = "tokenizer", "dynamics", "agent", "bc_scratch"
 _JUDGED = {
     "run": "evaluation",
     "data": "data/train",
@@ -75,7 +75,15 @@ _STAGES = (
     ),
     Stage(name="scores", command="evaluate", folders=_JUDGED),
 )
-_LADDER = Stage(name="ladder_scores", command="evaluate_crafter", folders=_JUDGED)
+_LADDER_STAGES = (
+    Stage(
+        name="scratch",
+        command="train_agent",
+        folders={"run": SCRATCH, "data": "latents/train", "dynamics": DYNAMICS},
+        options=("--from-scratch", "--model.learns", "policy"),
+    ),
+    Stage(name="ladder_scores", command="evaluate_crafter", folders={**_JUDGED, "bc-scratch": SCRATCH}),
+)
 VMC = "vmc"
 _CONTROLLER = {"latents": f"{VMC}/latents/train", "vae": f"{VMC}/vae", "mdn-rnn": f"{VMC}/mdn_rnn"}
 
@@ -124,9 +132,10 @@ _VMC_STAGES = (
         preset="vmc_{}",
     ),
 )
-STAGES = {stage.name: stage for stage in (*_STAGES, _LADDER, *_VMC_STAGES)}
+STAGES = {stage.name: stage for stage in (*_STAGES, *_LADDER_STAGES, *_VMC_STAGES)}
 WORLD = ("collect", "tokenizer", "latents", "dynamics", "dream")
 TRAINED = ("cloning", "imagination")
+LADDER = ("scratch", "ladder_scores")
 SENSES = ("vmc_collect", "vae", "vmc_latents", "mdn_rnn", "vmc_dreams")
 CAR_CONTROLLERS = ("v_only", "hidden", "controller", "dream_controller")
 DREAM_CONTROLLERS = ("dream_controller", "cold_dream_controller")
@@ -142,7 +151,10 @@ def demo(config: Demo) -> None:
         seconds = run_stage(stage, config.run, config.preset)
         timings[stage.name] = timings.get(stage.name, 0.0) + seconds
         write_json(timings_path, timings)
-    runs = [config.run / name for name in (TOKENIZER, DYNAMICS, AGENT, "imagination", f"{VMC}/vae", f"{VMC}/mdn_rnn")]
+    runs = [
+        config.run / name
+        for name in (TOKENIZER, DYNAMICS, AGENT, SCRATCH, "imagination", f"{VMC}/vae", f"{VMC}/mdn_rnn")
+    ]
     plot_training(config.run / "curves.png", [run for run in runs if run.exists()])
     summarise(config, timings)
 
@@ -179,10 +191,8 @@ PRESETS = {
     "debug": Demo(run=Path("runs/debug"), preset="debug", stages=(*WORLD, *TRAINED, "scores")),
     "laptop": Demo(run=Path("runs/demo"), preset="laptop", stages=(*WORLD, *TRAINED, "scores")),
     "carracing": Demo(run=Path("runs/carracing"), preset="carracing", stages=(*WORLD, "world")),
-    "crafter": Demo(run=Path("runs/crafter"), preset="crafter", stages=(*WORLD, *TRAINED, "ladder_scores")),
-    "crafter_debug": Demo(
-        run=Path("runs/crafter_debug"), preset="crafter_debug", stages=(*WORLD, *TRAINED, "ladder_scores")
-    ),
+    "crafter": Demo(run=Path("runs/crafter"), preset="crafter", stages=(*WORLD, *TRAINED, *LADDER)),
+    "crafter_debug": Demo(run=Path("runs/crafter_debug"), preset="crafter_debug", stages=(*WORLD, *TRAINED, *LADDER)),
     "vmc_debug": Demo(run=Path("runs/debug"), preset="debug", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
     "vmc": Demo(run=Path("runs/demo"), preset="laptop", stages=(*SENSES, *CAR_CONTROLLERS, "vmc_scores")),
     "take_cover": Demo(

@@ -29,7 +29,7 @@ ADVICE = "give data that were collected with --every-task"
 SCRIPTS = ("random", "expert")
 EXPERT = "expert 1"
 """Names the script: a change of how it plays asks for another number."""
-AgentName = Literal["random", "expert", "cloned", "imagined"]
+AgentName = Literal["random", "expert", "bc_scratch", "cloned", "imagined"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,10 @@ class EvaluateCrafter:
     data: Path
     """Folder of the training shards: says which number each task has. Random and expert play without."""
     tokenizer: Path
+    bc_scratch: Path
     cloned: Path
     imagined: Path
-    agents: tuple[AgentName, ...] = ("random", "expert", "cloned", "imagined")
+    agents: tuple[AgentName, ...] = ("random", "expert", "bc_scratch", "cloned", "imagined")
     episodes: int = 100
     """Of each agent; all agents get the same worlds."""
     max_steps: int = 10_000
@@ -111,6 +112,7 @@ PRESETS = {
         run=Path(f"runs/{name}/evaluation"),
         data=Path(f"runs/{name}/data/train"),
         tokenizer=Path(f"runs/{name}/tokenizer"),
+        bc_scratch=Path(f"runs/{name}/bc_scratch"),
         cloned=Path(f"runs/{name}/agent"),
         imagined=Path(f"runs/{name}/imagination"),
         **sizes,

@@ -56,6 +56,6 @@ def test_agents_need_data_that_know_the_ladders_tasks(
 def test_one_command_goes_from_demonstrations_to_the_ladder(tmp_path: Path, call: Call) -> None:
     assert call("demo", "crafter_debug", "--run", tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"random", "expert", "cloned", "imagined"}
+    assert set(results) == {"random", "expert", "bc_scratch", "cloned", "imagined"}
     assert all(row["episodes"] == 2 and 0 <= row["crafter_score"] <= 100 for row in results.values())
     assert load_agent(tmp_path / "imagination").config.num_tasks == len(CRAFTER_LADDER.events)
