@@ -106,9 +106,11 @@ def policy_nll(agent: Agent, clips: LatentClip, generator: Draws) -> float:
 
 @torch.no_grad()
 def head_measures(agent: Agent, clips: LatentClip, generator: Draws) -> Measures:
-    """Of the reward and the end head, on real frames."""
-    hidden = agent.read(clips, generator)
+    """Of the reward and the end head, on real frames; none where the clips are video without actions."""
     known = clips.labeled  # the first frame of an episode has no reward to come with it
+    if not known.any():
+        return {}
+    hidden = agent.read(clips, generator)
     reward = agent.reward.mean(agent.reward(hidden)[..., 0, :])
     goes_on = agent.end(hidden)[..., 0].sigmoid()
     real, told = clips.rewards[known], reward[known]

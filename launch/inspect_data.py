@@ -145,7 +145,7 @@ def summarise(dataset: Dataset, seen: Seen, *, verified: bool) -> dict[str, Any]
         "shards": len(shards),
         "bytes": sum(shard.num_bytes for shard in shards),
         "samples": len(dataset),
-        "with_actions": sum("actions.npy" in sample.members for sample in dataset.samples),
+        "with_actions": sum(sample.has_actions for sample in dataset.samples),
         "frames": dataset.num_frames,
         "hours": dataset.num_frames / meta.fps / 3600,
         "fps": meta.fps,

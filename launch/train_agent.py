@@ -16,15 +16,13 @@ from torch import nn
 
 from agent.agent import Agent, AgentConfig
 from agent.relevance import relevant_clips
-from dynamics.actions import ActionSpace
 from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_actions, check_same_tokenizer, load_world
 from launch.presets import MODELS
 from launch.training import Source, run_training
-from launch.watching import TrainAndWatch, Watch
-from tokenizer.records import LatentClip
+from launch.watching import LOOKED_AT, TrainAndWatch, Watch, check_actions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,8 @@ def train_agent(config: TrainAgent) -> None:
         world = load_world(config.dynamics).requires_grad_(True)
         check_same_tokenizer(world.config.tokenizer, source.meta.tokenizer, model=config.dynamics, other=config.encoder)
         check_actions(world.config.actions, source.meta, model=config.dynamics, other=config.encoder)
-        _check_labels(source, config)
+        if not check_actions_of(source, config.length).labeled.any():
+            raise ValueError(f"no action is known in {LOOKED_AT} clips of {source.dataset.name}: nothing to clone")
         if config.from_scratch:
             world = _fresh(world)
         if watch is not None:
@@ -75,19 +74,6 @@ def _fresh(world: WorldModel) -> WorldModel:
     for name in ("latent_mean", "latent_std"):
         getattr(fresh, name).copy_(getattr(world, name))
     return fresh
-
-
-LOOKED_AT = 64
-"""Clips whose actions are looked at before a training."""
-
-
-def _check_labels(source: Source, config: TrainAgent) -> None:
-    """Raises ValueError where there is nothing to clone, or what is no action of the space."""
-    clips = source.windows(min(config.length, max(sample.length for sample in source.dataset.samples)), LOOKED_AT)
-    assert isinstance(clips, LatentClip)
-    if not clips.labeled.any():
-        raise ValueError(f"no action is known in {LOOKED_AT} clips of {source.dataset.name}: there is nothing to clone")
-    ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
 
 
 PRESETS = {

@@ -21,7 +21,7 @@ from launch.loop import LoopConfig
 from launch.models import check_actions, check_can_dream, check_same_tokenizer, for_inference, load_agent
 from launch.presets import MODELS
 from launch.training import Source, run_training
-from launch.watching import TrainAndWatch, Watch
+from launch.watching import TrainAndWatch, Watch, check_actions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,7 @@ def train_imagination(config: TrainImagination) -> None:
         check_actions(world.actions, source.meta, model=config.agent, other=config.encoder)
         check_can_dream(agent, config.agent)
         _check_rewards(source)
+        check_actions_of(source, config.length)
         if watch is not None:
             watch.begin(agent.world)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.

@@ -21,13 +21,14 @@ from agent.envs.vector import VectorEnv
 from agent.imagination import Imagination
 from agent.scoring import play
 from agent.seeds import CHAMPION_TRACKS
+from dynamics.actions import ActionSpace
 from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
 from launch.distributed import autocast, on_first_process
 from launch.models import for_inference, load_tokenizer
 from launch.run_folder import write_json
-from launch.training import TrainOnLatents, open_dataset
+from launch.training import Source, TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shards import Dataset
@@ -35,6 +36,8 @@ from tokenizer.stream import windows
 
 BEST = "best"
 """Folder below a run's."""
+LOOKED_AT = 64
+"""Clips whose actions are looked at before a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,14 @@ class Watch:
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         snapshot = Snapshot(model=tensors, ema={}, optimizer={}, config=describe(model))
         checkpoint.save(self.config.run / BEST, step, snapshot, {"kept": time.time()}, keep=1)
+
+
+def check_actions_of(source: Source, length: int) -> LatentClip:
+    """Some of the clips that a training will see. Raises ValueError where what they hold is no action of the space."""
+    clips = source.windows(min(length, max(sample.length for sample in source.dataset.samples)), LOOKED_AT)
+    assert isinstance(clips, LatentClip)
+    ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
+    return clips
 
 
 def _rank(checkpoint: Mapping[str, float]) -> tuple[float, float]:

@@ -63,6 +63,11 @@ class SampleEntry:
     """Of each of the dataset's tasks, where the rewards are of all of them."""
 
     @property
+    def has_actions(self) -> bool:
+        """Whether any action is known; else it is video, of which no reward is known either."""
+        return "actions.npy" in self.members
+
+    @property
     def episode(self) -> str:
         """What its episode is called within its dataset, whether it was cut into clips or not."""
         return self.key.removesuffix(_from_frame(self.start))

@@ -146,7 +146,7 @@ class Dataset:
 
     def _assemble(self, window: "_SampleFile") -> EpisodeClip | LatentClip:
         sample, length = window.sample, window.length
-        if "actions.npy" in sample.members:
+        if sample.has_actions:
             actions = window.array("actions.npy", (np.float32,), (self.meta.action_size,))
             labeled = window.array("labeled.npy", (np.bool_,), ())
         else:
@@ -329,7 +329,7 @@ def _joined(parts: Sequence[Dataset], weights: Sequence[float]) -> Dataset:
     """
     if any(not weight > 0 for weight in weights):
         raise ValueError(f"weights {list(weights)} must all be above 0")
-    labeled = [part for part in parts if any("actions.npy" in sample.members for sample in part.samples)]
+    labeled = [part for part in parts if any(sample.has_actions for sample in part.samples)]
     first = (labeled or list(parts))[0]
     for part in parts:
         for what in ("kind", "tokenizer", "item_shape", "action_space", "tasks"):

@@ -76,16 +76,28 @@ def test_ends_are_read_where_they_arrive(agent: Agent) -> None:
     torch.testing.assert_close(agent.end_loss(torch.zeros(1, 4, 32), clip), expected)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_batch_that_is_no_two_halves_is_a_clear_error(agent: Agent, batch: int) -> None:
-    with pytest.raises(ValueError, match=f"{batch} rows are no two halves"):
-        agent(latent_clip(batch, 3), seeded())
-
-
 @pytest.fixture
 def batch() -> LatentClip:
     """Rows 0 to 2 are uniform, rows 3 to 5 relevant."""
     return latent_clip(6, 4)
+
+
+def test_video_without_actions_teaches_reward_and_end_heads_nothing(agent: Agent, batch: LatentClip) -> None:
+    """It says neither what was earned nor whether it went on: nothing and yes would be guesses."""
+    batch.labeled[:2] = False
+    before = agent(batch, seeded())[1]
+    rewards, continues = batch.rewards.clone(), batch.continues.clone()
+    rewards[:2], continues[:2] = 7.0, False
+    after = agent(replace(batch, rewards=rewards, continues=continues), seeded())[1]
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+    rewards[2] = 7.0
+    assert agent(replace(batch, rewards=rewards), seeded())[1]["reward_loss"] != before["reward_loss"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_batch_that_is_no_two_halves_is_a_clear_error(agent: Agent, batch: int) -> None:
+    with pytest.raises(ValueError, match=f"{batch} rows are no two halves"):
+        agent(latent_clip(batch, 3), seeded())
 
 
 def metrics_after(agent: Agent, batch: LatentClip, rows: list[int]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Alarms: silent on an agent that learned its world, and each heard when the thing that it names is spoilt."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,10 @@ def test_a_reward_head_that_reads_more_than_the_game_pays_is_told(learned: Agent
     measures = head_measures(agent, held_out, seeded())
     assert heard(measures) == {"reward_bias"}
     assert measures["reward_bias"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_video_without_actions_says_nothing_of_the_heads(learned: Agent, held_out: LatentClip) -> None:
+    assert head_measures(learned, replace(held_out, labeled=held_out.labeled & False), seeded()) == {}
 
 
 def test_a_reward_head_that_reads_noise_is_told(learned: Agent, held_out: LatentClip) -> None:

@@ -11,13 +11,16 @@ from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
 
 
-def dataset_of(folder: Path, rewards: list[list[float]], tasks: tuple[int, ...] = ()) -> Dataset:
+def dataset_of(
+    folder: Path, rewards: list[list[float]], tasks: tuple[int, ...] = (), labeled: tuple[int, ...] = ()
+) -> Dataset:
     space = {"continuous": ["a"], "categorical": [], "binary": []}
     meta = DatasetMeta(environment="toy", frame_size=(4, 4), fps=10, action_space=space, tasks=("one", "two", "none"))
     with ShardWriter(folder, 0, meta) as shard:
         for number, row in enumerate(rewards):
             frames, task = np.zeros((len(row), 3, 4, 4), np.uint8), tasks[number] if tasks else 0
-            shard.write(f"clip-{number}", frames=frames, rewards=np.array(row, np.float32), task=task)
+            actions = np.zeros((len(row), 1), np.float32) if number in labeled else None
+            shard.write(f"clip-{number}", frames=frames, actions=actions, rewards=np.array(row, np.float32), task=task)
     finish_dataset(folder, meta)
     return Dataset.open(folder)
 
@@ -53,3 +56,9 @@ def test_of_a_rare_event_the_clips_that_show_it_are_relevant(tmp_path: Path) -> 
 def test_a_task_of_which_nothing_is_ever_earned_is_not_cloned_beside_others(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, [[0, 2], [0, 0], [0, 1], [0, 0]], tasks=(0, 1, 0, 1))
     assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-0"]
+
+
+def test_video_without_actions_does_not_count_among_the_clips_to_clone(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, [[0, 9], [0, 8], [0, 0], [0, 0], [0, 7], [0, 6]], labeled=(0, 1, 4, 5))
+    assert [sample.key for sample in relevant_clips(dataset).samples] == ["clip-0", "clip-1"]
+    assert len(relevant_clips(dataset, share=1.0)) == 4

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from agent.agent import AgentConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
-from launch.models import check_actions, load_agent
+from launch.models import check_actions, load_agent, load_world
 from launch.train_agent import PRESETS as CLONING
 from launch.train_agent import train_agent
 from launch.train_imagination import PRESETS as IMAGINATION
@@ -55,6 +56,10 @@ def test_an_agent_that_was_cloned_from_scratch_cannot_dream(
     data = pipeline / "latents/train"
     options = cloning(pipeline, tmp_path / "agent", data)
     assert call("train_agent", *options, "--steps", 1, "--from-scratch", "--model.learns", "policy") == 0
+    fresh, trained = load_agent(tmp_path / "agent").world, load_world(pipeline / "dynamics")
+    assert torch.equal(fresh.latent_mean, trained.latent_mean)
+    alike = [(fresh.get_parameter(name), known) for name, known in trained.named_parameters() if known.ndim == 2]
+    assert all(abs(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)) < 0.5 for a, b in alike if a.numel() > 200)
     capfd.readouterr()
     options = ["debug", "--run", tmp_path / "imagination", "--data", data, "--agent", tmp_path / "agent"]
     assert call("train_imagination", *options, "--held-out", pipeline / "latents/held_out") == 1
@@ -73,7 +78,7 @@ def test_data_whose_actions_are_unknown_cannot_be_cloned(
         return replace(clip, labeled=clip.labeled & False)
 
     monkeypatch.setattr(Dataset, "read_window", without_actions)
-    with pytest.raises(ValueError, match="no action is known in 64 clips of .*: there is nothing to clone"):
+    with pytest.raises(ValueError, match="no action is known in 64 clips of .*: nothing to clone"):
         train_agent(_cloning(pipeline, tmp_path))
 
 
@@ -87,6 +92,9 @@ def test_actions_out_of_range_are_named(pipeline: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(Dataset, "read_window", too_far)
     with pytest.raises(ValueError, match="action part 'steering' is 1.5, allowed: -1 to 1"):
         train_agent(_cloning(pipeline, tmp_path))
+    folders = {"run": tmp_path / "imagination", "data": (str(pipeline / "latents/train"),), "agent": pipeline / "agent"}
+    with pytest.raises(ValueError, match="action part 'steering' is 1.5, allowed: -1 to 1"):
+        train_imagination(replace(IMAGINATION["debug"], **folders))
 
 
 def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path, call: Call) -> None:
