@@ -128,13 +128,13 @@ class Agent(nn.Module):
     def reward_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
         """-sum_n ln p(r_{t+n} | h_t), n = 0 .. L-1: the reward of a step is read once its frame is there."""
         rewards, inside = ahead(batch.rewards, range(self.config.heads.distances))
-        return _masked_sum(self.reward.loss(self.reward(hidden), rewards), inside & _told(batch))
+        return _masked_sum(self.reward.loss(self.reward(hidden), rewards), inside & batch.has_actions.unsqueeze(-1))
 
     def end_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
         """Cross-entropy of going on at t+n, n = 0 .. L-1."""
         goes_on, inside = ahead(batch.continues, range(self.config.heads.distances))
         loss = F.binary_cross_entropy_with_logits(self.end(hidden), goes_on.float(), reduction="none")
-        return _masked_sum(loss, inside & _told(batch))
+        return _masked_sum(loss, inside & batch.has_actions.unsqueeze(-1))
 
     def compile_layers(self) -> None:
         self.world.compile_layers()
@@ -160,11 +160,6 @@ def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l
     index = time[:, None] + torch.tensor(list(distances), device=values.device)
     inside = index < values.shape[1]
     return values[:, index.clamp_max(values.shape[1] - 1)], inside.expand(values.shape[0], -1, -1)
-
-
-def _told(batch: LatentClip) -> Bool[Tensor, "b 1 1"]:
-    """Which clips say what was earned and whether it went on: video without any action does not."""
-    return batch.labeled.any(1)[:, None, None]
 
 
 def _masked_sum(values: Float[Tensor, "b t l"], mask: Bool[Tensor, "b t l"]) -> Float[Tensor, ""]:

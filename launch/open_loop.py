@@ -204,7 +204,7 @@ def find_windows(config: HeldOut, dataset: Dataset, count: int) -> list[tuple[in
 
 def episodes_of(config: HeldOut, dataset: Dataset, count: int) -> list[int]:
     """Of which episode each of these windows is."""
-    names = [(sample.shard.part, sample.episode) for sample in dataset.samples]
+    names = dataset.episodes
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [numbers[names[sample]] for sample, _ in find_windows(config, dataset, count)]
 

@@ -131,7 +131,7 @@ def _unlabeled(clips: LatentClip) -> LatentClip:
 def summarise(config: StudyActions, values: dict[float, Values], episodes: Sequence[int]) -> dict[str, Any]:
     """`episodes` says of each clip which held-out episode it is a window of."""
     seed, draws = config.training.loop.seed, draw_clips(episodes)
-    shown = {(sample.shard.part, sample.episode) for sample in config.training.open_data().samples}
+    shown = set(config.training.open_data().episodes)
     rows = {
         f"{share:g}": {
             "labeled_episodes": sum(keeps_labels(seed, episode, share) for _, episode in shown),

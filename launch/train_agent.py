@@ -58,7 +58,8 @@ def train_agent(config: TrainAgent) -> None:
         check_same_tokenizer(world.config.tokenizer, source.meta.tokenizer, model=config.dynamics, other=config.encoder)
         check_actions(world.config.actions, source.meta, model=config.dynamics, other=config.encoder)
         if not check_actions_of(source, config.length).labeled.any():
-            raise ValueError(f"no action is known in {LOOKED_AT} clips of {source.dataset.name}: nothing to clone")
+            name = source.dataset.name
+            raise ValueError(f"no action is known in {LOOKED_AT} clips of {name}: there is nothing to clone")
         if config.from_scratch:
             world = _fresh(world)
         if watch is not None:

@@ -63,6 +63,11 @@ class Clip:
     def num_frames(self) -> int:
         return self.labeled.shape[-1]
 
+    @property
+    def has_actions(self) -> Bool[Tensor, "*b 1"]:
+        """Whether any action is known; else it is video, of which neither rewards nor ends are known."""
+        return self.labeled.any(-1, keepdim=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeClip(Clip):

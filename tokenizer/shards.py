@@ -91,6 +91,11 @@ class Dataset:
     def num_frames(self) -> int:
         return sum(sample.length for sample in self.samples)
 
+    @property
+    def episodes(self) -> list[tuple[int, str]]:
+        """Part and name of each sample's episode: the same for all clips of one."""
+        return [(sample.shard.part, sample.episode) for sample in self.samples]
+
     def only(self, samples: Sequence[Sample]) -> "Dataset":
         """The same dataset with these of its samples."""
         return Dataset(self.name, self.meta, samples, self.weights)

@@ -130,6 +130,8 @@ def test_the_value_also_learns_what_real_frames_were_followed_by(contexts: Laten
     loss = model.value.loss(model.value(features[:, :-1])[..., 0, :], expected)
     loss = torch.cat([loss[0, :2], loss[1:].flatten()]).mean()
     torch.testing.assert_close(model.real_value_loss(features, batch), loss)
+    video = replace(batch, labeled=batch.labeled & (torch.arange(6) == 0)[:, None])
+    assert model.real_value_loss(features, video) == model.real_value_loss(features[:1], batch[:1])
 
     alone = replace(model.config, real_value=0.0)
     told = {}

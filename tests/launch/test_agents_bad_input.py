@@ -78,7 +78,7 @@ def test_data_whose_actions_are_unknown_cannot_be_cloned(
         return replace(clip, labeled=clip.labeled & False)
 
     monkeypatch.setattr(Dataset, "read_window", without_actions)
-    with pytest.raises(ValueError, match="no action is known in 64 clips of .*: nothing to clone"):
+    with pytest.raises(ValueError, match="no action is known in 64 clips of .*: there is nothing to clone"):
         train_agent(_cloning(pipeline, tmp_path))
 
 
