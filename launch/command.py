@@ -35,6 +35,8 @@ SIZES = {
     "crafter_debug": "Crafter in seconds.",
     "minecraft": "Real Minecraft at 384x640 on two processor cores; `make minecraft-video` fetches six recordings.",
     "study": "Agents of one offline CarRacing set: world model and all of them in 90 minutes on two processor cores.",
+    "study_large": "The same agents of four times the parameters and eight times the clips: minutes on one good GPU.",
+    "carracing_large": "The study at `study_large`: a seed of WM+BC and Dreamer 4 in minutes on one good GPU.",
     "S": "The size at which speeds are compared.",
     "base": "One good GPU.",
     "dreamer4": "The paper's size: 400M and 1.6B parameters.",

@@ -190,14 +190,15 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "debug": ("debug", {"starts": 2, "context": 3, "horizon": 4, "max_steps": 8}),
     "laptop": ("laptop", {}),
     "study": ("study/seed_0", {}),
+    "study_large": ("study_large/seed_0", {}),
 }
 PRESETS = {
     name: DreamAgent(
         run=Path(f"runs/{folder}/dream_agent"),
         data=Path(f"runs/{folder.partition('/')[0]}/data/train"),
         tokenizer=Path(f"runs/{folder.partition('/')[0]}/tokenizer"),
-        cloned=Path(f"runs/{folder}/{'cloned' if name == 'study' else 'agent'}"),
-        imagined=Path(f"runs/{folder}/{'imagined' if name == 'study' else 'imagination'}"),
+        cloned=Path(f"runs/{folder}/{'cloned' if '/' in folder else 'agent'}"),
+        imagined=Path(f"runs/{folder}/{'imagined' if '/' in folder else 'imagination'}"),
         **sizes,
     )
     for name, (folder, sizes) in SIZES.items()

@@ -287,7 +287,7 @@ class _Count:
 
 
 _SHARED: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}}
-SIZES = {**_SHARED, "carracing": {}, "study": {}, "crafter": {}, "crafter_debug": _SHARED["debug"]}
+SIZES = {**_SHARED, "carracing": {}, "study": {}, "study_large": {}, "crafter": {}, "crafter_debug": _SHARED["debug"]}
 VMC_SIZES = {**_SHARED, "take_cover": {}, "paper": {}}
 PRESETS = {
     name: EncodeLatents(

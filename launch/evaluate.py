@@ -282,6 +282,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "debug": ("debug", _DEBUG),
     "laptop": ("laptop", {**_LAPTOP, "tracks": 20}),
     "study": ("study", {**_LAPTOP, "tracks": 100, "num_envs": 50}),
+    "study_large": ("study_large", {**_LAPTOP, "tracks": 100, "num_envs": 50}),
     "vmc_debug": ("debug", {**_DEBUG, **_VMC}),
     "vmc_laptop": ("laptop", {**_LAPTOP, **_VMC, "tracks": 100}),
     "vmc_paper": ("paper", {**_LAPTOP, **_VMC, "tracks": 100}),

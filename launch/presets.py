@@ -49,6 +49,7 @@ def _tokenizer_stack(dim: int, depth: int, heads: int, hidden: int, window: int)
 _DEBUG_STACK = TransformerConfig(dim=32, depth=2, num_heads=2, num_kv_heads=1, mlp_hidden=64, time_every=2, window=6)
 _LAPTOP_STACK = _tokenizer_stack(dim=128, depth=4, heads=4, hidden=352, window=8)
 _CARRACING_STACK = _tokenizer_stack(dim=192, depth=4, heads=6, hidden=512, window=8)
+_STUDY_LARGE_STACK = _tokenizer_stack(dim=256, depth=6, heads=8, hidden=704, window=8)
 _S_STACK = _tokenizer_stack(dim=256, depth=4, heads=4, hidden=1024, window=256)
 _BASE_STACK = _tokenizer_stack(dim=512, depth=8, heads=8, hidden=1024, window=96)
 _DREAMER4_STACK = _tokenizer_stack(dim=1024, depth=12, heads=16, hidden=4096, window=192)
@@ -72,6 +73,8 @@ _LAPTOP = ModelPreset(
 _STUDY_DYNAMICS = DynamicsConfig(
     num_tokens=8, num_registers=2, transformer=replace(_LAPTOP.dynamics.transformer, window=24)
 )
+_STUDY_AGENT = AgentConfig(temperature=0.25, false_actions=1.0)
+"""See agent/EXPERIMENTS.md."""
 _STUDY_IMAGINATION = ImaginationConfig(
     horizon=24, num_steps=1, discount=0.97, decay=0.95, min_advantage=0.3, real_value=1.0, value_warmup=30
 )
@@ -99,10 +102,23 @@ MODELS: dict[str, ModelPreset] = {
     "study": replace(
         _LAPTOP,
         dynamics=_STUDY_DYNAMICS,
-        # See agent/EXPERIMENTS.md for these two.
-        agent=AgentConfig(temperature=0.25, false_actions=1.0),
+        agent=_STUDY_AGENT,
         imagination=_STUDY_IMAGINATION,
         dynamics_clips=Clips(8, 24),
+    ),
+    # The study on a GPU, where its sizes would leave the arithmetic idle.
+    "study_large": ModelPreset(
+        tokenizer=TokenizerConfig(encoder=_STUDY_LARGE_STACK, decoder=_STUDY_LARGE_STACK),
+        dynamics=replace(
+            _STUDY_DYNAMICS,
+            num_tokens=16,
+            num_registers=4,
+            transformer=replace(_STUDY_DYNAMICS.transformer, dim=384, mlp_hidden=1024),
+        ),
+        agent=_STUDY_AGENT,
+        imagination=_STUDY_IMAGINATION,
+        tokenizer_clips=Clips(64, 8),
+        dynamics_clips=Clips(64, 24),
     ),
     # The study's sizes; how its agents act was found for driving.
     "crafter": replace(

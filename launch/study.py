@@ -38,7 +38,7 @@ OTHERS: tuple[Trained, ...] = ("bc_scratch", "filtered", "dreamer_v1")
 class Study:
     run: Path
     """Folder that gets everything."""
-    preset: Literal["debug", "study"]
+    preset: Literal["debug", "study", "study_large"]
     """Preset of every stage."""
     collecting: str
     """Preset of the dataset."""
@@ -49,6 +49,8 @@ class Study:
     agents: tuple[Trained, ...] = PAIRED + OTHERS
     tracks: int = 100
     """Real tracks that each training is judged on, the same for all."""
+    processes: int | None = None
+    """Worker processes that collect and that step the tracks; those of the presets where not given."""
     also: tuple[Path, ...] = ()
     """results.json of other agents on the same tracks, such as that of `launch.demo vmc`: its rows join the table."""
     json: Path | None = None
@@ -59,6 +61,8 @@ class Study:
         for name in ("seeds", "tracks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}, needs at least 1")
+        if self.processes is not None and self.processes < 0:
+            raise ValueError(f"processes={self.processes} must not be negative")
         if not 0 <= self.seeds_of_others <= self.seeds:
             raise ValueError(f"seeds_of_others={self.seeds_of_others} is not in 0 to seeds={self.seeds}")
         if not self.agents:
@@ -101,7 +105,13 @@ def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
 
 def _shared(config: Study) -> list[Stage]:
     return [
-        Stage(name="collect", command="collect", folders={"out": "data"}, preset=config.collecting),
+        Stage(
+            name="collect",
+            command="collect",
+            folders={"out": "data"},
+            preset=config.collecting,
+            options=_processes(config),
+        ),
         Stage(
             name="tokenizer",
             command="train_tokenizer",
@@ -154,8 +164,12 @@ def _scoring(config: Study, seed: int, agents: Sequence[Trained]) -> Stage:
         name=f"{place}/scores",
         command="evaluate",
         folders={"run": f"{place}/evaluation", "data": "data/train", "tokenizer": "tokenizer", **runs},
-        options=("--agents", *asked, "--tracks", str(config.tracks)),
+        options=("--agents", *asked, "--tracks", str(config.tracks), *_processes(config)),
     )
+
+
+def _processes(config: Study) -> tuple[str, ...]:
+    return () if config.processes is None else ("--processes", str(config.processes))
 
 
 def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, ...]:
@@ -251,6 +265,7 @@ PRESETS = {
         run=Path("runs/debug_study"), preset="debug", collecting="debug", seeds=2, seeds_of_others=1, tracks=1
     ),
     "carracing": Study(run=Path("runs/study"), preset="study", collecting="offline_300"),
+    "carracing_large": Study(run=Path("runs/study_large"), preset="study_large", collecting="offline_300"),
 }
 
 if __name__ == "__main__":

@@ -118,6 +118,16 @@ PRESETS["study"] = replace(
     model=MODELS["study"].agent,
     loop=replace(PRESETS["laptop"].loop, steps=900, save_every=300),
 )
+PRESETS["study_large"] = replace(
+    PRESETS["study"],
+    run=Path("runs/study_large/agent"),
+    data=("runs/study_large/latents/train",),
+    dynamics=Path("runs/study_large/dynamics"),
+    batch_size=32,
+    num_workers=2,
+    model=MODELS["study_large"].agent,
+    loop=replace(PRESETS["study"].loop, steps=1500),
+)
 PRESETS["crafter"] = replace(
     PRESETS["study"],
     run=Path("runs/crafter/agent"),

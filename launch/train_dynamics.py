@@ -117,6 +117,15 @@ PRESETS["study"] = replace(
     model=MODELS["study"].dynamics,
     loop=replace(PRESETS["laptop"].loop, steps=2000, save_every=500, ema_decay=0.997),
 )
+PRESETS["study_large"] = replace(
+    PRESETS["study"],
+    run=Path("runs/study_large/dynamics"),
+    data=("runs/study_large/latents/train",),
+    batch_size=64,
+    num_workers=2,
+    model=MODELS["study_large"].dynamics,
+    loop=replace(PRESETS["study"].loop, steps=3000, warmup_steps=100, save_every=1000, ema_decay=0.998),
+)
 PRESETS["crafter"] = replace(
     PRESETS["study"],
     run=Path("runs/crafter/dynamics"),

@@ -121,6 +121,22 @@ PRESETS["study_v1"] = replace(
     model=replace(PRESETS["study"].model, actor="dynamics", horizon=10, discount=0.95, decay=0.8, value_warmup=20),
     loop=replace(PRESETS["study"].loop, steps=200, learning_rate=3e-4),
 )
+PRESETS["study_large"] = replace(
+    PRESETS["study"],
+    run=Path("runs/study_large/imagination"),
+    data=("runs/study_large/latents/train",),
+    agent=Path("runs/study_large/agent"),
+    batch_size=128,
+    model=MODELS["study_large"].imagination,
+)
+PRESETS["study_large_v1"] = replace(
+    PRESETS["study_v1"],
+    run=Path("runs/study_large/dreamer_v1"),
+    data=("runs/study_large/latents/train",),
+    agent=Path("runs/study_large/agent"),
+    batch_size=64,
+    model=replace(PRESETS["study_v1"].model),
+)
 PRESETS["crafter"] = replace(
     PRESETS["study"],
     run=Path("runs/crafter/imagination"),

@@ -103,6 +103,17 @@ PRESETS["study"] = replace(
     evaluate_every=400,
     loop=replace(PRESETS["laptop"].loop, steps=1600, save_every=400),
 )
+PRESETS["study_large"] = replace(
+    PRESETS["study"],
+    run=Path("runs/study_large/tokenizer"),
+    data=("runs/study_large/data/train",),
+    held_out=Path("runs/study_large/data/held_out"),
+    batch_size=64,
+    num_workers=6,
+    evaluate_every=1000,
+    model=MODELS["study_large"].tokenizer,
+    loop=replace(PRESETS["study"].loop, steps=2000, save_every=1000, ema_decay=0.997),
+)
 PRESETS["crafter"] = replace(
     PRESETS["study"],
     run=Path("runs/crafter/tokenizer"),
