@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agent.controller import ControllerConfig, act
 from agent.worlds import LatentWorld
 
-Vectors = Float64[NDArray[np.float64], "n p"]
+Vectors = Float64[np.ndarray, "n p"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float64
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agent.controller import ControllerConfig
@@ -151,7 +150,7 @@ def world_of(spec: WorldSpec) -> LatentWorld:
 class Judged(NamedTuple):
     """Of each candidate."""
 
-    returns: Float64[NDArray[np.float64], "n rollouts"]
+    returns: Float64[np.ndarray, "n rollouts"]
     num_steps: int
     """Of environments, in all."""
 
