@@ -76,6 +76,10 @@ class BenchModel:
     """Of training's forward pass (weights stay in 32 bits), and of the weights that generate."""
     compile: bool = True
     parts: tuple[Part, ...] = ("tokenizer", "dynamics", "generation")
+    activation_checkpointing: bool = False
+    """Whether training's backward pass computes each layer again: less memory, and not what the floor counts."""
+    perceptual: bool = True
+    """Whether the tokenizer's step has the perceptual loss that its preset asks for."""
     repeats: int = 7
     """Of each measurement; the median counts."""
     batches: tuple[int, ...] = (1, 16)
@@ -167,9 +171,15 @@ def bench_model(config: BenchModel) -> dict[str, Any]:
             compile=config.compile,
             repeats=config.repeats,
             rates=Rates(device, dtype, seconds=config.rate_seconds),
+            recompute=config.activation_checkpointing,
         )
         say(f"{device_name(device)}, {precision}: the best rate of a large matrix product")
-        numbers = {**surroundings(device), "preset": config.preset, "dtype": precision}
+        numbers = {
+            **surroundings(device),
+            "preset": config.preset,
+            "dtype": precision,
+            "activation_checkpointing": config.activation_checkpointing,
+        }
         numbers["matmul_flops"] = peak_rate(device, dtype)
         return numbers | _measured(config, MODELS[config.preset], conditions)
 
@@ -210,8 +220,9 @@ def bench_data(config: BenchData) -> dict[str, Any]:
 
 def _measured(config: BenchModel, preset: ModelPreset, conditions: Conditions) -> dict[str, Any]:
     steps: dict[str, dict[str, Any]] = {}
+    weight = preset.tokenizer.perceptual_weight if config.perceptual else 0.0
     models: dict[Part, tuple[TokenizerConfig | DynamicsConfig, Clips]] = {
-        "tokenizer": (preset.tokenizer, preset.tokenizer_clips),
+        "tokenizer": (replace(preset.tokenizer, perceptual_weight=weight), preset.tokenizer_clips),
         "dynamics": (preset.joined_dynamics, preset.dynamics_clips),
     }
     for name, (model, clips) in models.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynamics.simulator import Simulator
 from dynamics.world_model import DynamicsConfig, WorldModel
-from launch.compiling import compile_model, is_compiled
+from launch.compiling import checkpoint_activations, compile_model, is_compiled
 from launch.distributed import FloatFormat
 from launch.flops import Counts, MatmulShape, count_matmuls, floor_seconds, synchronise, total_flops
 from launch.memory import fits
@@ -46,6 +46,8 @@ class Conditions:
     """Of each measurement; the median counts."""
     rates: Callable[[MatmulShape], float] | None
     """Best FLOP/s of a matrix product, for the floors; with None there are none."""
+    recompute: bool = False
+    """Whether backward passes compute each layer again."""
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +68,8 @@ def _measure_training(config: TokenizerConfig | DynamicsConfig, clips: Clips, co
     wake(model)
     step = training_step(model, random_clips(config, clips, conditions.device), conditions.accelerator)
     counts = _products(config, clips, step, conditions.device)  # before compiling, which hides them
+    if conditions.recompute:
+        checkpoint_activations(model)
     if conditions.compile:
         print(compile_model(model), flush=True)
     for _ in range(WARM_STEPS):

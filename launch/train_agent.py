@@ -126,7 +126,6 @@ PRESETS["study_large"] = replace(
     batch_size=32,
     num_workers=2,
     model=MODELS["study_large"].agent,
-    loop=replace(PRESETS["study"].loop, steps=1500),
 )
 PRESETS["crafter"] = replace(
     PRESETS["study"],

@@ -124,7 +124,7 @@ PRESETS["study_large"] = replace(
     batch_size=64,
     num_workers=2,
     model=MODELS["study_large"].dynamics,
-    loop=replace(PRESETS["study"].loop, steps=3000, warmup_steps=100, save_every=1000, ema_decay=0.998),
+    loop=replace(PRESETS["study"].loop, warmup_steps=100),
 )
 PRESETS["crafter"] = replace(
     PRESETS["study"],

@@ -110,9 +110,9 @@ PRESETS["study_large"] = replace(
     held_out=Path("runs/study_large/data/held_out"),
     batch_size=64,
     num_workers=6,
-    evaluate_every=1000,
+    evaluate_every=500,
     model=MODELS["study_large"].tokenizer,
-    loop=replace(PRESETS["study"].loop, steps=2000, save_every=1000, ema_decay=0.997),
+    loop=replace(PRESETS["study"].loop, steps=1500, save_every=500, ema_decay=0.997),
 )
 PRESETS["crafter"] = replace(
     PRESETS["study"],

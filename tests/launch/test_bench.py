@@ -154,6 +154,21 @@ def test_the_floor_of_a_step_is_of_all_its_products() -> None:
     assert step["floor_s"] == step["flops"] == expected
 
 
+def test_layers_that_are_computed_again_are_no_part_of_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And they really are: what the backward pass multiplies grows."""
+    seen: list[int] = []
+
+    def multiplied(step: Callable[[], None], device: torch.device) -> float:
+        seen.append(total_flops(count_matmuls(step)))
+        return 1.0
+
+    monkeypatch.setattr(measuring, "seconds", multiplied)
+    conditions = one_flop_a_second()
+    plain = measure_training(DEBUG.tokenizer, Clips(2, 3), conditions)
+    again = measure_training(DEBUG.tokenizer, Clips(2, 3), replace(conditions, recompute=True))
+    assert again["floor_s"] == plain["floor_s"] == seen[0] < seen[1]
+
+
 def test_a_step_on_a_gpu_is_counted_on_its_twin() -> None:
     """Torch's flex attention, which caps the logits there, runs in no counter."""
     config = replace(DEBUG.joined_dynamics, transformer=replace(DEBUG.dynamics.transformer, soft_cap=50.0))
