@@ -82,27 +82,29 @@ class MDNRNN(nn.Module):
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus the log-likelihood of the next z, mean over channels and frames, and the losses of the heads.
 
-        Unlabeled actions count as zeros: M has no parameters to tell them from others. Clips may go on from one episode
-        to the next (`StreamConfig.joined`), which the input `is_first` tells.
+        Unlabeled actions count as zeros: M has no parameters to tell them from others. Clips of which no action is
+        known teach the heads nothing. Clips may go on from one episode to the next (`StreamConfig.joined`), which the
+        input `is_first` tells.
         """
         z = sample(batch.latents, generator)
         hidden = self.lstm(self.inputs(z[:, :-1], batch.actions[:, 1:], batch.is_first[:, :-1]))
         known = ~batch.is_first[:, 1:]  # nothing leads from one episode to the next
         likelihood = log_likelihood(self.mixture(hidden), z[:, 1:]).mean(-1)[known].mean()
         loss, metrics = -likelihood, {"log_likelihood": likelihood}
+        told = known & batch.has_actions  # video without actions has neither rewards nor ends
         if self.reward_head is not None:
-            error = (self.reward(hidden) - batch.rewards[:, 1:])[known].square().mean()
+            error = _mean((self.reward(hidden) - batch.rewards[:, 1:]).square(), told)
             loss = loss + self.config.reward_weight * error
             metrics["reward_error"] = error
         if self.end_head is not None:
             ends = (~batch.continues[:, 1:]).float()
-            logits = self.end_logit(hidden)[known]
-            surprise = functional.binary_cross_entropy_with_logits(logits, ends[known])
+            logits = self.end_logit(hidden)
+            surprise = _mean(functional.binary_cross_entropy_with_logits(logits, ends, reduction="none"), told)
             loss = loss + surprise
             metrics |= {
                 "end_surprise": surprise,
-                "end_chance": torch.sigmoid(logits).mean(),
-                "ends": ends[known].mean(),
+                "end_chance": _mean(torch.sigmoid(logits), told),
+                "ends": _mean(ends, told),
             }
         return loss, {name: value.detach() for name, value in {"loss": loss, **metrics}.items()}
 
@@ -175,6 +177,11 @@ class LSTM(nn.Module):
         i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
         return State(torch.sigmoid(o) * torch.tanh(c), c)
+
+
+def _mean(values: Float[Tensor, "b t"], of: Bool[Tensor, "b t"]) -> Tensor:
+    """Of those; 0 where there are none."""
+    return (values * of).sum() / of.sum().clamp(min=1)
 
 
 def log_likelihood(mixture: Mixture, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:

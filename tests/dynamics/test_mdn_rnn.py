@@ -163,6 +163,22 @@ def test_nothing_is_learned_of_the_way_from_one_episode_to_the_next() -> None:
     assert not model(other, seeded())[0].equal(model(clip, seeded())[0])
 
 
+def test_video_without_actions_teaches_neither_rewards_nor_ends() -> None:
+    """Its zeros and its "goes on" are no labels; the next frame is learned from it all the same."""
+    model, clip = randomised(MDNRNN(TINY)), latent_clip(2, 5, (2, 3))
+    labeled = torch.ones_like(clip.labeled)
+    labeled[1] = False
+    half = replace(clip, labeled=labeled)
+    rewards, continues, latents = clip.rewards.clone(), clip.continues.clone(), clip.latents.clone()
+    rewards[1], continues[1], latents[1, -1, 0] = 9.0, False, 9.0
+    told = model(half, seeded())[1]
+    for name, value in model(replace(half, rewards=rewards, continues=continues), seeded())[1].items():
+        assert value.equal(told[name]), name
+    assert not model(replace(half, latents=latents), seeded())[0].equal(told["loss"])
+    none = model(replace(clip, labeled=torch.zeros_like(labeled)), seeded())[1]
+    assert none["loss"] == -none["log_likelihood"] and none["reward_error"] == none["end_surprise"] == 0
+
+
 def known(clip: LatentClip) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What M sees of a clip, with the z that `seeded()` draws."""
     mean, log_variance = clip.latents.unbind(-2)
