@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.drivers import Driver, make_driver
-from agent.envs.base import Arrival, Environment
+from agent.envs.base import FAILURE, Arrival, Environment
 from agent.envs.registry import make_env
 from tokenizer.shard_format import DatasetMeta, clip_key, of_task
 from tokenizer.shard_writer import ShardWriter
@@ -75,7 +75,8 @@ def collect_episode(
 ) -> Episode:
     """Drives one episode from its first frame to its end, to where the driver gives up, or for `max_steps` actions.
 
-    Its rewards are those of this task; of all tasks where it is None."""
+    Its rewards are those of this task; of all tasks where it is None. Raises ValueError where the game itself fails:
+    what was driven until then is no episode of this seed."""
     driver.reset(np.random.default_rng([seed, 1]))
     arrivals = [env.reset(seed)]
     while not arrivals[-1].is_last and (max_steps is None or len(arrivals) <= max_steps):
@@ -83,6 +84,9 @@ def collect_episode(
         if row is None:
             break
         arrivals.append(env.step(row))
+    if FAILURE in arrivals[-1].info:
+        why = arrivals[-1].info[FAILURE]
+        raise ValueError(f"the game failed in frame {len(arrivals) - 1} of seed {seed}: {why}")
     return _episode(arrivals, seed, task)
 
 

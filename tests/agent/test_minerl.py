@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agent.collecting import collect_episode
+from agent.drivers import make_driver
 from agent.envs import minerl_game
 from agent.envs.base import FAILURE, Arrival
 from agent.envs.minecraft_actions import KEYS, MINECRAFT, MINERL_NAMES, NULL_CAMERA
@@ -182,6 +184,16 @@ def test_a_game_that_breaks_ends_its_episode_and_is_there_for_the_next(stand_in:
         assert len(noted(stand_in, "pids")) == 2
     assert not any(map(alive, noted(stand_in, "pids")))
     assert not any(os.path.exists(folder) for folder in noted(stand_in, "folders"))
+
+
+def test_an_episode_that_a_broken_game_cut_is_not_collected(stand_in: Path) -> None:
+    """Another run of the same seed would make other bytes."""
+    go_wrong(stand_in, "raises once@3")
+    with playing(stand_in) as env:
+        driver = make_driver("random", np.random.default_rng(0))
+        with pytest.raises(ValueError, match="the game failed in frame 3 of seed 4: RuntimeError: the chunk is gone"):
+            collect_episode(env, driver, seed=4, max_steps=6)
+        assert collect_episode(env, driver, seed=4, max_steps=6).num_frames == 7
 
 
 def test_a_child_that_is_killed_is_noticed_at_once_though_its_helper_lives(stand_in: Path) -> None:
