@@ -131,15 +131,17 @@ def test_another_preset_is_refused_where_there_are_scores_of_the_old_one(
         study._kept(config)
 
 
+@pytest.mark.parametrize(("preset", "processes"), [("carracing", None), ("carracing_large", 16)])
 def test_every_stage_of_the_study_is_a_command_line_that_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, processes: int | None
 ) -> None:
     import importlib
     import sys
 
     from launch.command import main
 
-    config = study.PRESETS["carracing"]
+    config = replace(study.PRESETS[preset], processes=processes)
+    found: dict[str, Any] = {}
     for stage in [*study._shared(config), *study._of_seed(config, 0, study.PAIRED + study.OTHERS)]:
         commands: list[list[str]] = []
         with monkeypatch.context() as patch:
@@ -150,3 +152,11 @@ def test_every_stage_of_the_study_is_a_command_line_that_is_taken(
             patch.setattr(sys, "argv", commands[0][2:])
             main(module.PRESETS, taken.append, description=None)
         assert len(taken) == 1, stage.name
+        found[stage.name] = taken[0]
+    assert found["collect"].processes == found["seed_0/scores"].processes == (processes or 2)
+
+
+def test_a_study_with_senseless_numbers_is_refused() -> None:
+    for name, value in (("processes", -1), ("seeds", 0), ("tracks", 0), ("seeds_of_others", 7), ("agents", ())):
+        with pytest.raises(ValueError, match=f"{name}={value}".replace("()", r"\(\)")):
+            replace(study.PRESETS["carracing"], **{name: value})
