@@ -4,6 +4,7 @@
     python -m launch.bench model S --dtype bf16
     python -m launch.bench model S --dtype fp32 --no-compile --json bench.json
     python -m launch.bench model base --publish
+    python -m launch.bench model dreamer4 --parts tokenizer --activation-checkpointing
     python -m launch.bench scaling laptop --configs ddp zero2
     python -m launch.bench vmc laptop
     python -m launch.bench imagination laptop

@@ -135,7 +135,6 @@ PRESETS["study_large_v1"] = replace(
     data=("runs/study_large/latents/train",),
     agent=Path("runs/study_large/agent"),
     batch_size=64,
-    model=replace(PRESETS["study_v1"].model),
 )
 PRESETS["crafter"] = replace(
     PRESETS["study"],
