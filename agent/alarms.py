@@ -16,10 +16,10 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.dreaming import Dream
 from agent.imagination import Imagination
-from agent.pmpo import mean_where
 from dynamics.shortcut import corrupt
 from dynamics.world_model import WorldModel
 from tokenizer.draws import Draws, normal
+from tokenizer.losses import mean_where
 from tokenizer.records import LatentClip
 
 Measures = dict[str, float]

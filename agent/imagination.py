@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from agent.agent import Agent, AgentConfig
 from agent.dreaming import Dream, dream
 from agent.heads import TwoHot
-from agent.pmpo import far_from_zero, lambda_return, mean_where, pmpo_loss
+from agent.pmpo import far_from_zero, lambda_return, pmpo_loss
 from tokenizer.draws import Draws, begins_step, repeats
-from tokenizer.losses import RunningRMS
+from tokenizer.losses import RunningRMS, mean_where
 from tokenizer.records import LatentClip
 
 

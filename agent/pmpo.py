@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tokenizer.losses import mean_where
+
 
 def lambda_return(
     reward: Float[Tensor, "b t"],
@@ -52,8 +54,3 @@ def pmpo_loss(
 def far_from_zero(advantage: Float[Tensor, "b t"], counts: Bool[Tensor, "b t"], least: float) -> Bool[Tensor, "b t"]:
     """Where |A| is at least `least` times its root mean square over the steps that count."""
     return advantage.abs() >= least * mean_where(advantage.square(), counts).sqrt()
-
-
-def mean_where(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-    """Over the entries where the mask is true; 0 where there are none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dynamics.actions import ActionSpace
 from tokenizer.draws import Draws
+from tokenizer.losses import mean_where
 from tokenizer.records import LatentClip
 from tokenizer.vae import sample
 
@@ -93,18 +94,18 @@ class MDNRNN(nn.Module):
         loss, metrics = -likelihood, {"log_likelihood": likelihood}
         told = known & batch.has_actions  # video without actions has neither rewards nor ends
         if self.reward_head is not None:
-            error = _mean((self.reward(hidden) - batch.rewards[:, 1:]).square(), told)
+            error = mean_where((self.reward(hidden) - batch.rewards[:, 1:]).square(), told)
             loss = loss + self.config.reward_weight * error
             metrics["reward_error"] = error
         if self.end_head is not None:
             ends = (~batch.continues[:, 1:]).float()
             logits = self.end_logit(hidden)
-            surprise = _mean(functional.binary_cross_entropy_with_logits(logits, ends, reduction="none"), told)
+            surprise = mean_where(functional.binary_cross_entropy_with_logits(logits, ends, reduction="none"), told)
             loss = loss + surprise
             metrics |= {
                 "end_surprise": surprise,
-                "end_chance": _mean(torch.sigmoid(logits), told),
-                "ends": _mean(ends, told),
+                "end_chance": mean_where(torch.sigmoid(logits), told),
+                "ends": mean_where(ends, told),
             }
         return loss, {name: value.detach() for name, value in {"loss": loss, **metrics}.items()}
 
@@ -177,11 +178,6 @@ class LSTM(nn.Module):
         i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
         return State(torch.sigmoid(o) * torch.tanh(c), c)
-
-
-def _mean(values: Float[Tensor, "b t"], of: Bool[Tensor, "b t"]) -> Tensor:
-    """Of those; 0 where there are none."""
-    return (values * of).sum() / of.sum().clamp(min=1)
 
 
 def log_likelihood(mixture: Mixture, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:

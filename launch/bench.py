@@ -180,6 +180,7 @@ def bench_model(config: BenchModel) -> dict[str, Any]:
             "preset": config.preset,
             "dtype": precision,
             "activation_checkpointing": config.activation_checkpointing,
+            "perceptual": config.perceptual,
         }
         numbers["matmul_flops"] = peak_rate(device, dtype)
         return numbers | _measured(config, MODELS[config.preset], conditions)

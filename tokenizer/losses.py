@@ -1,4 +1,4 @@
-"""What the losses share: running-RMS normalisation."""
+"""What the losses share: running-RMS normalisation, and means over the entries that count."""
 
 import torch
 from jaxtyping import Float
@@ -36,3 +36,8 @@ class RunningRMS(nn.Module):
             return  # the loop stops at such a loss; the estimate must not carry it into a checkpoint
         blended = self.decay * self.mean_square + (1 - self.decay) * square
         self.mean_square.copy_(torch.where(self.mean_square < 0, square, blended))
+
+
+def mean_where(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    """Over the entries where the mask is true; 0 where there are none."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
