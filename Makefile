@@ -23,8 +23,8 @@ test: setup ## Run the fast tests, one to a core at a time (at most 10 minutes)
 	@OMP_NUM_THREADS=1 timeout 600 $(VENV)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist worksteal \
 		|| { status=$$?; test $$status -ne 124 || echo "error: the fast tests took more than 10 minutes" >&2; exit $$status; }
 
-test-slow: setup ## Run the slow tests
-	$(VENV)/python -m pytest -m slow
+test-slow: setup ## Run the slow tests, likewise
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m slow --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: setup ## Check style and types
 	$(VENV)/ruff check .

@@ -123,6 +123,7 @@ MODELS: dict[str, ModelPreset] = {
     # The study's sizes; how its agents act was found for driving.
     "crafter": replace(
         _LAPTOP,
+        tokenizer=replace(_LAPTOP.tokenizer, frame_size=(72, 72)),
         dynamics=_STUDY_DYNAMICS,
         imagination=_STUDY_IMAGINATION,
         dynamics_clips=Clips(8, 24),

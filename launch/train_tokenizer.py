@@ -127,6 +127,7 @@ PRESETS["crafter_debug"] = replace(
     run=Path("runs/crafter_debug/tokenizer"),
     data=("runs/crafter_debug/data/train",),
     held_out=Path("runs/crafter_debug/data/held_out"),
+    model=replace(PRESETS["debug"].model, patch=24),
 )
 PRESETS["minecraft"] = replace(
     PRESETS["laptop"],

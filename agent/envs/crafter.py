@@ -1,4 +1,4 @@
-"""Crafter as an `Environment`: 64x64 RGB, one of 17 actions, a task for each of its 22 achievements.
+"""Crafter as an `Environment`: 72x72 RGB, one of 17 actions, a task for each of its 22 achievements.
 
 Hafner, "Benchmarking the Spectrum of Agent Capabilities" (2021); needs `crafter`, and numba, without which a world
 takes 15 times as long to make. A task pays 1 each time its event happens. An episode ends with the player's death, or
@@ -19,7 +19,9 @@ from agent.ladder import CRAFTER_LADDER, increases
 from dynamics.actions import ActionSpace
 
 NAME = "Crafter"
-SIZE = 64
+SIZE = 72
+"""Eight pixels for each of the 9x9 cells that a frame shows: a patch of the tokenizer then holds one cell. At the game's
+own 64 cells have seven pixels and lie across patches, and a small tokenizer never learns to show trees and ores."""
 FPS = 5.0
 SPACE = ActionSpace(categorical=(("action", len(ACTIONS)),))
 CHUNK = (12, 12)

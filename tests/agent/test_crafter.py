@@ -55,7 +55,7 @@ def test_it_is_an_environment_of_the_house(fast: CrafterEnvironment) -> None:
     assert sorted(fast.task_names) == sorted(constants.achievements)
     assert list(ACTIONS) == constants.actions and list(MATERIALS[1:]) == constants.materials
     first = fast.reset(3)
-    assert first.frame.shape == fast.frame_shape == (3, 64, 64) and first.frame.dtype == np.uint8
+    assert first.frame.shape == fast.frame_shape == (3, 72, 72) and first.frame.dtype == np.uint8
     assert first.is_first and not first.labeled and first.task_rewards == (0.0,) * 22 and first.info["events"] == {}
 
 
