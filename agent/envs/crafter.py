@@ -20,8 +20,8 @@ from dynamics.actions import ActionSpace
 
 NAME = "Crafter"
 SIZE = 72
-"""Eight pixels for each of the 9x9 cells that a frame shows: a patch of the tokenizer then holds one cell. At the game's
-own 64 cells have seven pixels and lie across patches, and a small tokenizer never learns to show trees and ores."""
+"""Eight pixels for each of the 9x9 cells that a frame shows, so that a patch of the tokenizer holds one cell. At the
+game's own 64 cells have seven pixels and lie across patches: see agent/EXPERIMENTS.md."""
 FPS = 5.0
 SPACE = ActionSpace(categorical=(("action", len(ACTIONS)),))
 CHUNK = (12, 12)
