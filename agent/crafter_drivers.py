@@ -11,6 +11,9 @@ from agent.envs.base import Arrival, Environment
 from agent.envs.crafter_sight import ACTIONS, Seeing
 
 Row = NDArray[np.float32]
+SLIPS = ACTIONS[: ACTIONS.index("do") + 1]
+"""Actions of faults: who errs walks another way or lets go. Tables, tools and sleep are meant, so that cloning learns what
+they are for, and not that anything is made at any time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +21,9 @@ class Faults:
     """Of an expert."""
 
     random_share: float = 0.0
-    """Of its actions."""
+    """Of its actions; each is one of `SLIPS`."""
     lapses: float = 0.0
-    """Spells in which a random action is repeated, in a hundred actions."""
+    """Spells in which one of `SLIPS` is repeated, in a hundred actions."""
     lapse_steps: float = 5.0
     """Mean length of such a spell."""
     gives_up: int | None = None
@@ -56,12 +59,12 @@ class CrafterDriver:
         rng, faults = self._rng, self.faults
         if not self._lapse_left and rng.random() < faults.lapses / 100:
             self._lapse_left = 1 + int(rng.exponential(faults.lapse_steps - 1))
-            self._lapse = int(rng.integers(len(ACTIONS)))
+            self._lapse = int(rng.integers(len(SLIPS)))
         if self._lapse_left:
             self._lapse_left -= 1
-            return ACTIONS[self._lapse]
+            return SLIPS[self._lapse]
         if rng.random() < faults.random_share:
-            return ACTIONS[rng.integers(len(ACTIONS))]
+            return SLIPS[rng.integers(len(SLIPS))]
         return action
 
 
@@ -71,11 +74,13 @@ def action_row(action: str) -> Row:
 
 
 def graded_crafter_driver(rng: np.random.Generator) -> CrafterDriver:
-    """An expert of any skill; half of the episodes stop early, so that there are as many frames of each stage."""
-    gives_up = int(rng.uniform(50, 800)) if rng.random() < 0.5 else None
+    """An expert of any skill. Two in three episodes stop early, the more of them the earlier: each stage of the game has
+    its frames, and the first ones take few.
+    """
+    gives_up = int(np.exp(rng.uniform(np.log(40), np.log(800)))) if rng.random() < 2 / 3 else None
     if rng.random() < 0.3:
         return CrafterDriver(Faults(random_share=rng.uniform(0, 0.03), gives_up=gives_up))
-    share, lapses = rng.uniform(0, 0.3), rng.uniform(0, 4)
+    share, lapses = rng.uniform(0, 0.15), rng.uniform(0, 2)
     return CrafterDriver(Faults(random_share=share, lapses=lapses, gives_up=gives_up))
 
 

@@ -101,8 +101,8 @@ def _graded(episodes: int, out: str) -> CollectConfig:
 
 _CRAFTER = CollectConfig(
     env=CRAFTER,
-    episodes=240,
-    held_out=16,
+    episodes=480,
+    held_out=24,
     driver="crafter_graded",
     held_out_driver="crafter_graded",
     every_task=True,
