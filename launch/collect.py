@@ -16,6 +16,7 @@ from rich.console import Console
 from agent.collecting import ShardOrder, collect_shard, dataset_meta
 from agent.drivers import DRIVERS, drivers_for, known_game
 from agent.envs.registry import is_known
+from agent.ladder import CRAFTER_LADDER
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
@@ -105,8 +106,9 @@ _CRAFTER = CollectConfig(
     held_out=24,
     driver="crafter_graded",
     held_out_driver="crafter_graded",
+    tasks=CRAFTER_LADDER.tasks,
     every_task=True,
-    clip_frames=128,
+    clip_frames=64,  # what is cloned for a task are the clips that accomplish it, and little besides
     action_repeat=1,
     max_steps=1000,
     out=Path("runs/crafter/data"),

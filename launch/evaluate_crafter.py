@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from agent.acting import RandomPolicy
 from agent.crafter_drivers import ExpertPolicy
+from agent.envs.base import Environment
 from agent.envs.registry import make_env
 from agent.ladder import CRAFTER_LADDER
 from agent.milestones import crafter_score
@@ -25,6 +26,7 @@ from launch.training import open_dataset
 from tokenizer.shard_format import DatasetMeta
 
 GAME = "Crafter"
+COLLECT = "`python -m launch.collect crafter` makes such data"
 ADVICE = "give data that were collected with --every-task"
 SCRIPTS = ("random", "expert")
 EXPERT = "expert 1"
@@ -61,7 +63,7 @@ class EvaluateCrafter:
 def evaluate_crafter(config: EvaluateCrafter) -> None:
     env = make_env(GAME, stock=True, action_repeat=1)
     trained = [name for name in config.agents if name not in SCRIPTS]
-    meta = _data(config, env.action_space) if trained else None
+    meta = _data(config, env) if trained else None
     course = Course(
         environment=GAME,
         ladder=CRAFTER_LADDER,
@@ -84,10 +86,13 @@ def evaluate_crafter(config: EvaluateCrafter) -> None:
     print(f"results in {config.run / 'results.json'}")
 
 
-def _data(config: EvaluateCrafter, space: ActionSpace) -> DatasetMeta:
+def _data(config: EvaluateCrafter, env: Environment) -> DatasetMeta:
     meta = open_dataset(config.data, "frames").meta
-    if ActionSpace.from_json(meta.action_space) != space:
-        raise ValueError(f"{config.data} has other actions than Crafter: `python -m launch.collect crafter` makes some")
+    if ActionSpace.from_json(meta.action_space) != env.action_space:
+        raise ValueError(f"{config.data} has other actions than Crafter: {COLLECT}")
+    if meta.frame_size != env.frame_shape[1:]:
+        size, own = ("x".join(map(str, pixels)) for pixels in (meta.frame_size, env.frame_shape[1:]))
+        raise ValueError(f"{config.data} has frames of {size}, and Crafter makes frames of {own} here: {COLLECT}")
     return meta
 
 

@@ -45,7 +45,8 @@ class Study:
     seeds: int = 6
     """Trainings of the world model with WM+BC and Dreamer 4."""
     seeds_of_others: int = 3
-    """Trainings of each of the other agents, on the world models of the first seeds."""
+    """Trainings of each of the other agents, on the world models of the first seeds; those that later seeds have
+    already count."""
     agents: tuple[Trained, ...] = PAIRED + OTHERS
     tracks: int = 100
     """Real tracks that each training is judged on, the same for all."""
@@ -175,11 +176,21 @@ def _processes(config: Study) -> tuple[str, ...]:
 def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, ...]:
     """Of a seed whose world model is gone, all that it had, if any: one that is trained anew is another one."""
     rows = kept["seeds"].get(str(seed), {})
-    asked = config.agents_of(seed)
-    missing = tuple(name for name in asked if rows.get(name, {}).get("tracks", 0) < config.tracks)
+    asked = tuple(name for name in config.agents_of(seed) if name in PAIRED or seed < _others_due(config, kept, name))
+    missing = tuple(name for name in asked if not _is_scored(config, rows, name))
     if missing and rows and not (config.run / f"seed_{seed}" / "dynamics").exists():
         return tuple(name for name in PAIRED + OTHERS if name in rows or name in asked)
     return missing
+
+
+def _others_due(config: Study, kept: dict[str, Any], agent: Trained) -> int:
+    """The first so many seeds train it: all that it should, less those that have been trained beyond them."""
+    later = [rows for seed, rows in kept["seeds"].items() if int(seed) >= config.seeds_of_others]
+    return config.seeds_of_others - sum(_is_scored(config, rows, agent) for rows in later)
+
+
+def _is_scored(config: Study, rows: dict[str, Any], agent: Trained) -> bool:
+    return bool(rows.get(agent, {}).get("tracks", 0) >= config.tracks)
 
 
 def _take_scores(config: Study, kept: dict[str, Any], seed: int, agents: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from agent.ladder import CRAFTER_LADDER
 from agent.milestones import crafter_score
 from launch.models import load_agent
+from tokenizer.shard_format import INDEX
 
 pytest.importorskip("crafter")
 
@@ -44,9 +45,14 @@ def test_agents_need_data_that_know_the_ladders_tasks(
 
     from launch.collect import PRESETS, collect
 
-    collect(replace(PRESETS["crafter_debug"], episodes=1, held_out=1, every_task=False, out=tmp_path))
-    assert call("evaluate_crafter", "crafter_debug", "--agents", "cloned", "--data", tmp_path / "train") == 1
+    collect(replace(PRESETS["crafter_debug"], episodes=1, held_out=1, tasks=("collect_wood",), out=tmp_path))
+    cloned = ("evaluate_crafter", "crafter_debug", "--agents", "cloned", "--data", tmp_path / "train")
+    assert call(*cloned) == 1
     assert "the data know no task 'place_table'" in " ".join(capfd.readouterr().err.split())
+    index = tmp_path / "train" / INDEX
+    index.write_text(json.dumps({**json.loads(index.read_text()), "frame_size": [64, 64]}))
+    assert call(*cloned) == 1
+    assert "has frames of 64x64, and Crafter makes frames of 72x72 here" in " ".join(capfd.readouterr().err.split())
     assert call("evaluate_crafter", "crafter_debug", "--agents", "random", "--episodes", 0) == 1
     assert "episodes=0, needs at least 1" in capfd.readouterr().err
 
@@ -58,4 +64,4 @@ def test_one_command_goes_from_demonstrations_to_the_ladder(tmp_path: Path, call
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"random", "expert", "bc_scratch", "cloned", "imagined"}
     assert all(row["episodes"] == 2 and 0 <= row["crafter_score"] <= 100 for row in results.values())
-    assert load_agent(tmp_path / "imagination").config.num_tasks == len(CRAFTER_LADDER.events)
+    assert load_agent(tmp_path / "imagination").config.num_tasks == len(CRAFTER_LADDER.tasks)

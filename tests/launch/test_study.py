@@ -95,6 +95,13 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     assert both["0"]["imagined"]["mean"] == 4 and both.keys() == {"0", "1", "2"}, "and nothing is lost"
 
 
+def test_trainings_of_other_agents_beyond_the_first_seeds_count() -> None:
+    config = replace(study.PRESETS["debug"], seeds_of_others=2, tracks=2)
+    later = {"4": {"filtered": row(1, 3), "bc_scratch": row(1), "dreamer_v1": row(1, 3)}, "5": {"filtered": row(2, 4)}}
+    missing = [study._missing(config, {"seeds": later}, seed) for seed in (0, 1)]
+    assert missing == [("cloned", "imagined", "bc_scratch", "dreamer_v1"), ("cloned", "imagined", "bc_scratch")]
+
+
 def test_rows_of_other_agents_stay(tmp_path: Path) -> None:
     write_json(tmp_path / "also.json", {"results": {"vmc": row(1, 3), "random": row(0, 0)}})
     config = replace(study.PRESETS["debug"], run=tmp_path / "here", also=(tmp_path / "also.json",))
