@@ -123,9 +123,10 @@ MODELS: dict[str, ModelPreset] = {
     # The study's sizes; how its agents act was found for driving.
     "crafter": replace(
         _LAPTOP,
-        tokenizer=replace(_LAPTOP.tokenizer, frame_size=(72, 72)),
+        tokenizer=replace(_LAPTOP.tokenizer, frame_size=(72, 72), max_mask=0.5),
         dynamics=_STUDY_DYNAMICS,
         imagination=_STUDY_IMAGINATION,
+        tokenizer_clips=Clips(32, 2),
         dynamics_clips=Clips(8, 24),
     ),
     # Real Minecraft at its own size, as far as two cores can learn it.

@@ -132,8 +132,11 @@ PRESETS["crafter"] = replace(
     run=Path("runs/crafter/agent"),
     data=("runs/crafter/latents/train",),
     dynamics=Path("runs/crafter/dynamics"),
-    held_out_clips=128,  # of 22 tasks: most windows pay nothing, and of the head that reads rewards they say nothing
+    batch_size=16,
+    evaluate_every=400,
+    held_out_clips=128,  # of ten tasks: most windows pay nothing, and of the head that reads rewards they say nothing
     model=MODELS["crafter"].agent,
+    loop=replace(PRESETS["study"].loop, steps=1200, save_every=400),
 )
 PRESETS["crafter_debug"] = replace(
     PRESETS["debug"],

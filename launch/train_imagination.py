@@ -141,7 +141,7 @@ PRESETS["crafter"] = replace(
     run=Path("runs/crafter/imagination"),
     data=("runs/crafter/latents/train",),
     agent=Path("runs/crafter/agent"),
-    held_out_clips=128,  # of 22 tasks: most windows pay nothing, and of the head that reads rewards they say nothing
+    held_out_clips=128,  # of ten tasks: most windows pay nothing, and of the head that reads rewards they say nothing
     model=MODELS["crafter"].imagination,
 )
 PRESETS["crafter_debug"] = replace(

@@ -120,6 +120,8 @@ PRESETS["crafter"] = replace(
     data=("runs/crafter/data/train",),
     held_out=Path("runs/crafter/data/held_out"),
     skip_frames=0,
+    batch_size=32,
+    length=2,  # eight frames of one clip are nearly one frame: of longer clips it learns the ground, and no tree
     model=MODELS["crafter"].tokenizer,
 )
 PRESETS["crafter_debug"] = replace(
