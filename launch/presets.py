@@ -123,7 +123,9 @@ MODELS: dict[str, ModelPreset] = {
     # The study's sizes; how its agents act was found for driving.
     "crafter": replace(
         _LAPTOP,
-        tokenizer=replace(_LAPTOP.tokenizer, frame_size=(72, 72), max_mask=0.5),
+        tokenizer=replace(
+            _LAPTOP.tokenizer, frame_size=(72, 72), num_latents=64, latent_dim=8, packing=4, max_mask=0.5
+        ),
         dynamics=_STUDY_DYNAMICS,
         imagination=_STUDY_IMAGINATION,
         tokenizer_clips=Clips(32, 2),
