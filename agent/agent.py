@@ -68,6 +68,10 @@ class Agent(nn.Module):
         self.policy = PolicyHead(features, config.dynamics.actions, config.heads)
         self.reward = TwoHot(features, config.heads, distances=config.heads.distances)
         self.end = EndHead(features, config.heads)
+        unlearned = {"video": self.world.latent_head, "reward": self.reward, "end": self.end}
+        for name, head in unlearned.items():
+            if name not in config.learns:
+                head.requires_grad_(False)  # no gradient comes to it, which ranks that train together wait for
         self.video_rms, self.policy_rms, self.reward_rms = RunningRMS(), RunningRMS(), RunningRMS()
         # Ends are rare: their loss falls to almost nothing, and divided by that its noise would rule the others.
         self.end_rms = RunningRMS(eps=0.1)

@@ -46,7 +46,7 @@ RANGES = {
     "reward_correlation": Range(
         0.5, 1.0, "the reward head hardly tells good frames from bad: train it longer before imagination trusts it"
     ),
-    "end_excess": Range(-0.05, 0.05, "the end head sees ends where there are none, or none where there are"),
+    "end_excess": Range(-0.05, 0.05, "the end head sees ends where there are none: dreams end early"),
     "value_bias_share": Range(
         -0.5, 0.5, "the value head does not follow the returns: warm it up longer, or lower the learning rate"
     ),
@@ -134,7 +134,7 @@ def dream_measures(model: Imagination, contexts: LatentClip, best_reward: float,
     imagined = imagined_reward(dream)
     return {
         "imagined_reward": imagined,
-        "imagined_excess": _ratio(imagined, best_reward),
+        "imagined_excess": over_real(imagined, best_reward),
         "value_bias_share": _ratio(-float(mean_where(advantage, counts)), spread),
         "kl_to_prior": float(mean_where(kl, counts)),
         "positive_share": float(((advantage >= 0) & counts).sum() / counts.sum()),
@@ -142,8 +142,13 @@ def dream_measures(model: Imagination, contexts: LatentClip, best_reward: float,
 
 
 def over_real(imagined: float, real: float) -> float:
-    """How many times the game's reward of a frame dreams pay; without end where the game pays nothing and they do."""
-    return imagined / real if real > 0 else float("inf") if imagined > 0 else 1.0
+    """How many times the game's reward of a frame dreams pay, 0 where they pay nothing or take.
+
+    Without end where the game pays nothing and they do; 1 where neither does.
+    """
+    if real < 1e-6:
+        return math.inf if imagined > 1e-3 else 1.0
+    return max(imagined, 0.0) / real
 
 
 def imagined_reward(dream: Dream) -> float:

@@ -54,10 +54,10 @@ def evaluate_ladder(
 ) -> None:
     """One episode from each seed, side by side, until the game ends or after `max_steps` actions.
 
-    An episode whose game breaks is played anew from its seed, once those of its batch are over; after so many attempts
-    it counts as failed. `numbers` are those by which the policy knows the ladder's tasks. Raises ValueError where there
-    are fewer seeds than environments, and NoGameStarts where `STARTS` games or all of them broke before their first
-    step and none came further: none of them counts.
+    An episode whose game breaks is played anew from its seed, once all others are over; after so many attempts it
+    counts as failed. `numbers` are those by which the policy knows the ladder's tasks. Raises ValueError where there
+    are fewer seeds than environments, and NoGameStarts where the games of `STARTS` seeds in a row, or all that there
+    are, broke before their first step: none of them counts.
     """
     if len(seeds) < envs.num_envs or attempts < 1 or max_steps < 1:
         raise ValueError(
@@ -66,6 +66,8 @@ def evaluate_ladder(
         )
     waiting = deque((seed, 1) for seed in seeds)
     started, begun = False, 0
+    dead: set[int] = set()
+    """Seeds whose games broke at once, since the last one that came further."""
     lost: list[Climber] = []
     while waiting and not witness.stopped():
         batch = [waiting.popleft() for _ in range(min(envs.num_envs, len(waiting)))]
@@ -75,12 +77,13 @@ def evaluate_ladder(
         waiting.extend((climber.seed, climber.attempt + 1) for climber in broken if climber.attempt < attempts)
         lost += [climber for climber in broken if climber.attempt == attempts]
         begun += len(climbers)
-        started = started or any(climber.steps for climber in climbers)
-        if started:
-            while lost:
-                witness.end(lost.pop(0).ascent())
-        elif broken and (begun >= STARTS or not waiting):
-            raise NoGameStarts(f"no game starts: {broken[0].reason}")
+        moved = any(climber.steps for climber in climbers)
+        started = started or moved
+        dead = set() if moved else dead | {climber.seed for climber in broken}
+        if len(dead) >= STARTS or not started and broken and (begun >= STARTS or not waiting):
+            raise NoGameStarts(f"no game starts{' any more' if started else ''}: {broken[0].reason}")
+        while lost and (moved or not waiting):
+            witness.end(lost.pop(0).ascent())
 
 
 class Climber:

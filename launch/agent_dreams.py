@@ -33,8 +33,10 @@ class Driven(NamedTuple):
     """Frames of each until its episode ended, that of the end counted: those after it stand still."""
 
 
-def drive_on(envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int) -> Driven:
-    """So many frames of each track, the first counted. Raises ValueError where an episode ended by then."""
+def drive_on(
+    envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int, task: int = 0
+) -> Driven:
+    """So many frames of each track, the first counted, with what the environment's task of this number pays. Raises ValueError where an episode ended by then."""
     policy.reset(seed)
     arrivals = [envs.reset(tracks)]
     while len(arrivals) < frames:
@@ -42,12 +44,12 @@ def drive_on(envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int
     ended = [track for track, arrival in zip(tracks, arrivals[-1], strict=True) if arrival.is_last]
     if ended:
         raise ValueError(f"context={frames}: the episode of track {ended[0]} had ended by then, give fewer frames")
-    return _driven(arrivals)
+    return _driven(arrivals, task)
 
 
-def carry_out(envs: VectorEnv, actions: Float[Tensor, "b t a"]) -> Driven:
+def carry_out(envs: VectorEnv, actions: Float[Tensor, "b t a"], *, task: int = 0) -> Driven:
     """These actions in the game, from where it stands."""
-    return _driven([envs.step(rows) for rows in actions.float().cpu().numpy().swapaxes(0, 1)])
+    return _driven([envs.step(rows) for rows in actions.float().cpu().numpy().swapaxes(0, 1)], task)
 
 
 def dream_on(agent: Agent, driven: Driven, latents: Float[Tensor, "b t n d"], horizon: int, generator: Draws) -> Dream:
@@ -81,7 +83,7 @@ def compare(dreamed: NDArray[np.float64], real: NDArray[np.float64]) -> dict[str
     }
 
 
-def _driven(arrivals: Sequence[Sequence[Arrival]]) -> Driven:
+def _driven(arrivals: Sequence[Sequence[Arrival]], task: int) -> Driven:
     """[t][b] arrivals as [b, t] arrays."""
     by_env = list(zip(*arrivals, strict=True))
     ended = np.array([[a.is_last for a in row] for row in by_env])  # stays true, as a finished one stands still
@@ -89,6 +91,6 @@ def _driven(arrivals: Sequence[Sequence[Arrival]]) -> Driven:
         np.stack([np.stack([a.frame for a in row]) for row in by_env]),
         np.stack([np.stack([a.action for a in row]) for row in by_env]),
         np.array([[a.labeled for a in row] for row in by_env]),
-        np.array([[a.reward for a in row] for row in by_env], dtype=np.float64),
+        np.array([[a.earned(task) for a in row] for row in by_env], dtype=np.float64),
         [int(row.argmax()) + 1 if row.any() else len(row) for row in ended],
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from agent.acting import Policy
 from agent.climbing import evaluate_ladder
-from agent.envs.base import Arrival
+from agent.envs.base import FAILURE, Arrival
 from agent.envs.vector import VectorEnv
 from agent.ladder import Ladder
 from agent.milestones import Ascent, Ending, table
@@ -46,7 +46,8 @@ class Keeper:
         self.filmed = seeds if films is None else seeds[:films]
         self.interrupts = interrupts
         self.ascents = {seed: ascent for seed in seeds if (ascent := self._kept(seed)) is not None}
-        self._films: dict[int, Film] = {}
+        self._films: dict[int, Film | None] = {}
+        """None: whole, of an episode whose game broke, and which may be begun anew."""
         self._steps, self._began, self._said = 0, time.monotonic(), time.monotonic()
 
     @property
@@ -81,21 +82,29 @@ class Keeper:
             path.parent.mkdir(parents=True, exist_ok=True)
             _, height, width = arrival.frame.shape
             self._films[seed] = Film(path, (height, width), self.fps, crf=28)
-        self._films[seed].add(arrival.frame)
+        film = self._films[seed]
+        assert film is not None
+        film.add(arrival.frame)
+        if FAILURE in arrival.info:  # it may be long until it is begun anew
+            film.close()
+            self._films[seed] = None
 
     def _unfinished(self, seed: int) -> Path:
         return self._place(seed, "videos", "mp4.part")
 
     def _give_up(self, seed: int) -> None:
-        film = self._films.pop(seed, None)
-        if film is not None:
-            film.close()
+        if seed in self._films:
+            self._finish(seed)
             self._unfinished(seed).unlink()
 
-    def end(self, ascent: Ascent) -> None:
-        film = self._films.pop(ascent.seed, None)
+    def _finish(self, seed: int) -> None:
+        film = self._films.pop(seed)
         if film is not None:
             film.close()
+
+    def end(self, ascent: Ascent) -> None:
+        if ascent.seed in self._films:
+            self._finish(ascent.seed)
             os.replace(self._unfinished(ascent.seed), self._place(ascent.seed, "videos", "mp4"))
         write_json(self._place(ascent.seed, "episodes", "json"), {"made_by": self.made_by, "ascent": asdict(ascent)})
         self.ascents[ascent.seed] = ascent
@@ -173,6 +182,8 @@ def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: 
     path = run / "results.json"
     with alone_in(run):
         rows = read_json(path) if path.exists() else {}
+        if not all(isinstance(row, dict) and "max_steps" in row for row in rows.values()):
+            raise ValueError(f"{path} is of another command: name another folder with --run")
         results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
         for name, contender in contenders.items():
             ascents = _ascents(run / name, contender, course)
@@ -264,9 +275,10 @@ def show(results: Mapping[str, Any], ladder: Ladder, others: Mapping[str, Mappin
     console.print(table)
     for name, row in results.items():
         if row["broken_games"]:
+            why = ", ".join(f"{count} x {reason}" for reason, count in row["reasons"].items())
             console.print(
                 f"{name}: games broke {row['broken_games']} times, {row['ended']['failed']} of {row['episodes']} "
-                "episodes each time they were begun: these count as episodes that reached nothing",
+                f"episodes each time they were begun ({why}): these count as episodes that reached nothing",
                 soft_wrap=True,
             )
 

@@ -31,7 +31,7 @@ SIZES = {
     "offline_100": "A fixed offline set for agents: 100 episodes of CarRacing of every skill, 16 held out.",
     "offline_300": "A fixed offline set for agents: 300 episodes of CarRacing of every skill, 16 held out.",
     "tasks": "Two tasks of CarRacing, to be fast and to cruise: 160 episodes, half of them no examples for their task.",
-    "crafter": "Crafter, told one of 22 tasks after another, up to the diamond: from demonstrations of every skill.",
+    "crafter": "Crafter, told one of ten tasks after another, up to the diamond: from demonstrations of every skill.",
     "crafter_debug": "Crafter in seconds.",
     "minecraft": "Real Minecraft at 384x640 on two processor cores; `make minecraft-video` fetches six recordings.",
     "study": "Agents of one offline CarRacing set: world model and all of them in 90 minutes on two processor cores.",

@@ -102,6 +102,9 @@ def set_up_minerl(config: Doctor) -> None:
         write_json(config.json, {need.name: {"found": need.found, "advice": need.advice} for need in found})
     interpreter = config.venv / "bin/python"
     if config.python is not None:
+        lacking = [need.name for need in found if not need.found and need.name in minerl_setup.BEFORE_ALL]
+        if lacking:
+            raise ValueError(f"nothing was installed: {', '.join(lacking)} comes first, see above")
         minerl_setup.install(config.python, config.venv, config.source)
         print(f"MineRL is in {config.venv}: `python -m launch.evaluate_minecraft laptop --python {interpreter}`")
     else:

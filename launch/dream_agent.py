@@ -35,6 +35,7 @@ from launch.models import agent_checkpoint, check_can_dream, default_device, for
 from launch.open_loop import HORIZONS, decode
 from launch.pictures import save_rows, save_side_by_side
 from launch.run_folder import write_json
+from launch.tasks import scored_task
 from launch.training import open_dataset
 from tokenizer.autoencoder import Tokenizer, to_float
 from tokenizer.metrics import psnr
@@ -103,7 +104,8 @@ def drive(config: DreamAgent, meta: DatasetMeta, tokenizer: Tokenizer, agents: M
     films = {}
     for name, agent in agents.items():
         with _envs(meta, 1) as envs:
-            played = play(AgentPolicy(tokenizer, agent), envs, [config.track], max_steps=config.max_steps)
+            task = scored_task("", meta, envs.task_names)
+            played = play(AgentPolicy(tokenizer, agent), envs, [config.track], task=task, max_steps=config.max_steps)
         films[f"{name}: {played.returns[0]:.0f}"] = to_float(torch.from_numpy(played.first_frames))
     longest = max(map(len, films.values()))
     held = {name: torch.cat([film, film[-1:].expand(longest - len(film), -1, -1, -1)]) for name, film in films.items()}
@@ -116,10 +118,11 @@ def dream(
     """The dreams' pixels [b, t, c, h, w], the drives before them, the dreams, and their actions in the game."""
     with _envs(meta, config.starts) as envs:
         policy = AgentPolicy(tokenizer, agent)
-        context = drive_on(envs, policy, config.tracks, config.context, seed=config.seed)
+        task = scored_task("", meta, envs.task_names)
+        context = drive_on(envs, policy, config.tracks, config.context, seed=config.seed, task=task)
         latents = torch.stack([encode_episode(tokenizer, torch.from_numpy(frames)) for frames in context.frames])
         dreamed = dream_on(agent, context, latents, config.horizon, policy.generator)
-        real = carry_out(envs, dreamed.actions)
+        real = carry_out(envs, dreamed.actions, task=task)
     pixels = decode(tokenizer, torch.cat([latents, dreamed.latents.cpu()], dim=1), config.context)
     return pixels, context, dreamed, real
 

@@ -30,6 +30,7 @@ from launch.command import main
 from launch.memory import fits
 from launch.models import agent_checkpoint, identity, load_policy
 from launch.run_folder import write_json
+from launch.tasks import number_of, scored_task
 from launch.training import open_dataset
 from launch.vmc_agents import CONTROLLERS, identity_of, load_vmc
 from tokenizer.shard_format import DatasetMeta, read_json
@@ -97,13 +98,6 @@ class Evaluate:
         of_task = f"_{self.task}" if self.task else ""
         told = f"_told_{self.told}" if self.told else ""
         return self.run / (name + re.sub(r"[^\w-]", "-", of_task + told))  # a task may be a sentence
-
-
-def number_of(task: str, tasks: Sequence[str], of: str) -> int:
-    """Of a task in a list of names, the first where none is named. Raises ValueError where it is none of them."""
-    if task and task not in tasks:
-        raise ValueError(f"task {task!r} is none of the tasks of {of}: {', '.join(tasks)}")
-    return tasks.index(task) if task else 0
 
 
 def evaluate(config: Evaluate) -> None:
@@ -180,7 +174,7 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
         stock=True,
         action_repeat=meta.action_repeat,
     ) as envs:
-        scored = _scored(config.task, meta, envs.task_names)
+        scored = scored_task(config.task, meta, envs.task_names)
         while len(scores) < config.tracks:
             first = EVALUATION_TRACKS + len(scores)
             batches_after = -(-(config.tracks - len(scores)) // num_envs) - 1
@@ -192,17 +186,6 @@ def _scores(name: AgentName, policy: Policy, config: Evaluate, meta: DatasetMeta
             scores += episodes.returns
             write_json(path, {"made_by": made_by, "scores": scores})
     return scores[: config.tracks]
-
-
-def _scored(task: str, meta: DatasetMeta, have: Sequence[str]) -> int:
-    """Number of the task in the environment: its first where the data's first has a name of its own there.
-
-    An environment that has one task alone scores by it, whatever data from elsewhere calls what was done.
-    """
-    name = task or meta.tasks[0]
-    if name not in have and (not task or len(have) == 1):
-        return 0
-    return number_of(name, have, meta.environment)
 
 
 def _play_shown(

@@ -22,6 +22,10 @@ IMPORT_SECONDS = 120.0
 Ask = Callable[[Sequence[str | Path]], str | None]
 
 
+BEFORE_ALL = ("JDK 8", "git", "source", "old Python")
+"""Needs without which no installation is begun: an environment that another Python made stays of that one."""
+
+
 class Need(NamedTuple):
     name: str
     found: str

@@ -63,7 +63,7 @@ def train_agent(config: TrainAgent) -> None:
         if config.from_scratch:
             world = _fresh(world)
         if watch is not None:
-            watch.begin(world)
+            watch.begin(world, num_tasks=len(source.meta.tasks), model=config.dynamics)
         return Agent(replace(config.model, dynamics=world.config, num_tasks=len(source.meta.tasks)), world)
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)

@@ -4,6 +4,7 @@ In the run's folder: `alarms.json` holds what was measured before the first step
 `curves.png` their curves, and `best` the checkpoint that is used from then on.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
 from launch.distributed import autocast, on_first_process
-from launch.models import for_inference, load_tokenizer
+from launch.models import check_actions, check_same_tokenizer, fingerprint, for_inference, load_tokenizer
 from launch.run_folder import write_json
+from launch.tasks import check_tasks, scored_task
 from launch.training import Source, TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
@@ -102,12 +104,30 @@ class Watch:
         assert isinstance(clips, LatentClip)
         return clips
 
-    def begin(self, world: WorldModel) -> None:
-        """Notes what the world model is like before the first step; of a run that goes on that is known."""
-        if not self._path.exists() and on_first_process():
-            with _eager():
-                error = alarms.video_error(world, self.clips, torch.Generator().manual_seed(0))
-            write_json(self._path, {"video_error": error, "best": None})
+    def begin(self, world: WorldModel, *, num_tasks: int, model: Path) -> None:
+        """Notes what the world model is like before the first step; of a run that goes on that is known.
+
+        Raises ValueError where what is looked at does not fit the world model or the tasks of the agent in `model`.
+        """
+        meta, watched, asked = self.dataset.meta, self.config.watched, self.config.real_tokenizer
+        assert watched is not None
+        check_same_tokenizer(world.config.tokenizer, meta.tokenizer, model=model, other=watched)
+        check_actions(world.config.actions, meta, model=model, other=watched)
+        check_tasks(num_tasks, meta, model=model, other=watched)
+        if asked is not None:
+            check_same_tokenizer(world.config.tokenizer, fingerprint(load_tokenizer(asked)), model=model, other=asked)
+        if on_first_process():
+            self._note(world)
+
+    def _note(self, world: WorldModel) -> None:
+        looked_at = {"length": self.config.length, "held_out_clips": self.config.held_out_clips}
+        begun = checkpoint.latest(self.config.run) is not None
+        if begun and self._path.exists() and read_json(self._path).get("looked_at") == looked_at:
+            return
+        with _eager():
+            error = alarms.video_error(world, self.clips, torch.Generator().manual_seed(0))
+        shutil.rmtree(self.config.run / BEST, ignore_errors=True)  # of other clips, or of a run that came to nothing
+        write_json(self._path, {"video_error": error, "looked_at": looked_at, "best": None})
 
     def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
         before = read_json(self._path)
@@ -149,7 +169,7 @@ class Watch:
             measures |= alarms.dream_measures(model, clips, self.best_reward, draws())
         if self.config.real_tracks:
             measures |= self._play(agent)
-            if "imagined_reward" in measures:
+            if "imagined_reward" in measures and len(self.dataset.meta.tasks) == 1:  # dreams are of all tasks
                 measures["imagined_over_real"] = alarms.over_real(measures["imagined_reward"], measures["real_reward"])
         return measures
 
@@ -159,7 +179,8 @@ class Watch:
         assert self.config.real_tokenizer is not None
         tokenizer = for_inference(load_tokenizer(self.config.real_tokenizer), _device(agent), compile=False)
         with _envs(meta, count) as envs:
-            played = play(AgentPolicy(tokenizer, agent), envs, [CHAMPION_TRACKS + i for i in range(count)])
+            task, tracks = scored_task("", meta, envs.task_names), [CHAMPION_TRACKS + i for i in range(count)]
+            played = play(AgentPolicy(tokenizer, agent), envs, tracks, task=task)
         return {
             "real_return": sum(played.returns) / count,
             "real_reward": sum(played.returns) / sum(played.lengths),
@@ -172,8 +193,13 @@ class Watch:
 
 
 def check_actions_of(source: Source, length: int) -> LatentClip:
-    """Some of the clips that a training will see. Raises ValueError where what they hold is no action of the space."""
-    clips = source.windows(min(length, max(sample.length for sample in source.dataset.samples)), LOOKED_AT)
+    """Some of the clips that a training will see, of those with actions if there are any.
+
+    Raises ValueError where what they hold is no action of the space.
+    """
+    labeled = source.dataset.only([sample for sample in source.dataset.samples if sample.has_actions])
+    known = Source(labeled, source.tokenizer) if labeled.samples else source
+    clips = known.windows(min(length, max(sample.length for sample in known.dataset.samples)), LOOKED_AT)
     assert isinstance(clips, LatentClip)
     ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
     return clips

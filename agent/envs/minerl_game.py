@@ -70,7 +70,7 @@ class Game:
     def _start(self, python: Path, frame: int, theirs: socket.socket) -> None:
         with theirs:
             self._process = subprocess.Popen(
-                [python, CHILD],
+                [python.absolute() if python.parent.name else python, CHILD],  # it starts in another folder
                 pass_fds=(frame,),
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,

@@ -45,12 +45,12 @@ def find_events(
     risen = np.zeros((len(stats), len(TASKS)), np.bool_)
     before: dict[str, Any] | None = None
     for line, counters in enumerate(stats):
-        if counters is None:
+        if not counters:
             continue
         after = {name: count for name, count in counters.items() if task_of(name) is not None}
         for name in increases(before, after) if before is not None else ():
             risen[line, TASKS.index(task_of(name))] = True
-        before = after
+        before = {**(before or {}), **after}
     opened = np.zeros(len(stats), np.bool_)
     opened[1:] = is_open[1:] & ~is_open[:-1] & ~is_inventory[1:]
     for task in map(TASKS.index, WINDOWS):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agent.agent import Agent, AgentConfig, ahead
+from agent.agent import Agent, AgentConfig, Term, ahead
 from agent.heads import HeadConfig
 from dynamics.simulator import Simulator
 from tests.agent.conftest import toy_episodes
@@ -131,6 +131,14 @@ def test_every_parameter_learns(agent: Agent, batch: LatentClip) -> None:
     agent(batch, seeded())[0].backward()
     idle = {name for name, p in agent.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert idle == set()
+
+
+@pytest.mark.parametrize("learns", [("policy",), ("policy", "reward")])
+def test_what_no_loss_reaches_asks_for_no_gradient(batch: LatentClip, learns: tuple[Term, ...]) -> None:
+    """Ranks that train together wait for the gradient of all that asks for one."""
+    agent = randomised(Agent(replace(CONFIG, learns=learns)))
+    agent(batch, seeded())[0].backward()
+    assert {name for name, p in agent.named_parameters() if p.requires_grad and p.grad is None} == set()
 
 
 def test_the_task_bears_on_what_the_heads_read_and_not_on_the_world(agent: Agent) -> None:

@@ -98,6 +98,7 @@ def test_dreams_that_pay_where_the_game_does_not_are_told() -> None:
     assert alarms.over_real(4.0, 2.0) == 2 and alarms.over_real(-1.0, -2.0) == 1
     assert heard({"imagined_over_real": alarms.over_real(4.0, -0.01)}) == {"imagined_over_real"}
     assert heard({"imagined_over_real": alarms.over_real(2.0, 2.1)}) == set()
+    assert heard({"imagined_excess": alarms.over_real(-0.2, 4.0)}) == set(), "they pay less, not more"
 
 
 def test_how_far_measures_are_off_is_counted_in_widths_of_their_ranges() -> None:

@@ -175,6 +175,13 @@ def test_where_no_game_starts_at_all_nothing_counts_and_nothing_more_is_tried(nu
         climb(Games(1, {0: {0: "no display"}}), [0], attempts=1)
 
 
+def test_where_games_stop_starting_what_was_not_played_does_not_count() -> None:
+    games = Games(2, {seed: {0: "the disk is full"} for seed in range(2, 12)})
+    with pytest.raises(NoGameStarts, match="no game starts any more: the disk is full"):
+        climb(games, range(12), diary := Diary(), attempts=1)
+    assert [ascent.seed for ascent in diary.ascents] == [0, 1] and games.begun == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_world_that_never_starts_fails_alone(num_envs: int) -> None:
     for bad in range(4):

@@ -285,6 +285,12 @@ def test_games_end_with_a_command_that_is_killed(stand_in: Path, tmp_path: Path)
     assert not any(map(os.path.exists, noted(stand_in, "folders")))
 
 
+def test_a_relative_path_of_an_interpreter_is_one_from_here(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stand_in.parent)
+    with playing(stand_in, python=Path(stand_in.name) / "python") as env:
+        assert env.reset(5).is_first
+
+
 def test_an_interpreter_that_cannot_play_is_told_in_a_sentence(stand_in: Path, tmp_path: Path) -> None:
     given = options(stand_in)
     with pytest.raises(ValueError, match="no interpreter that runs .*No such file.*--setup minerl"):

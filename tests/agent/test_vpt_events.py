@@ -55,6 +55,7 @@ def test_an_event_is_the_rise_of_a_counter() -> None:
     stats: list[dict[str, Any] | None] = [{log: 5}, {log: 5}, {log: 6}, None, {log: 6, stick: 4}, {log: 8, stick: 4}]
     assert found(stats) == [(2, "mine_log"), (4, "craft_stick"), (5, "mine_log")]
     assert found([None, {log: 3}, {log: 4}]) == [(2, "mine_log")]
+    assert found([{}, {log: 3}, {}, {stick: 1}, {log: 4}]) == [(3, "craft_stick"), (4, "mine_log")]
 
 
 @pytest.mark.parametrize("late", [-NEAR, 0, NEAR])

@@ -16,7 +16,10 @@ from launch.train_agent import PRESETS as CLONING
 from launch.train_agent import train_agent
 from launch.train_imagination import PRESETS as IMAGINATION
 from launch.train_imagination import train_imagination
+from launch.training import Source
+from launch.watching import LOOKED_AT, check_actions_of
 from tests.launch.conftest import Call
+from tokenizer.shard_format import INDEX
 from tokenizer.shards import Dataset
 
 
@@ -100,6 +103,41 @@ def test_actions_out_of_range_are_named(pipeline: Path, tmp_path: Path, monkeypa
 def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path, call: Call) -> None:
     options = cloning(pipeline, tmp_path / "agent", pipeline / "latents/train")
     assert call("train_agent", *options, "--steps", 2, "--labeled-share", 0.5) == 0
+
+
+def test_few_labeled_clips_among_video_are_found(pipeline: Path) -> None:
+    dataset = Dataset.open(pipeline / "latents/train")
+    known = ("actions.npy", "labeled.npy", "rewards.npy", "continues.npy")
+    video = [
+        replace(sample, members={name: m for name, m in sample.members.items() if name not in known})
+        for sample in dataset.samples[:-1]
+    ]
+    mostly_video = dataset.only([*video * LOOKED_AT, dataset.samples[-1]])
+    assert not any(sample.has_actions for sample in mostly_video.samples[:-1])
+    assert check_actions_of(Source(mostly_video), 4).labeled.any()
+
+
+def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(
+    pipeline: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def another(name: str, **facts: object) -> Path:
+        shutil.copytree(pipeline / "latents/held_out", folder := tmp_path / name)
+        index = folder / INDEX
+        index.write_text(json.dumps({**json.loads(index.read_text()), **facts}))
+        return folder
+
+    def said() -> str:
+        return " ".join(capfd.readouterr().err.split())
+
+    options = cloning(pipeline, tmp_path / "agent", pipeline / "latents/train")
+    assert call("train_agent", *options, "--held-out", another("other", tokenizer="0123456789abcdef")) == 1
+    assert "other is of tokenizer 0123456789abcdef" in said()
+    two = another("two", tasks=["drive", "cruise"])
+    assert call("train_agent", *options, "--held-out", two) == 1
+    assert "knows 1 tasks" in (complaint := said()) and "two has 2 (drive, cruise)" in complaint
+    dreaming = ["debug", "--run", tmp_path / "dreams", "--agent", pipeline / "agent", "--data", two]
+    assert call("train_imagination", *dreaming, "--held-out", pipeline / "latents/held_out") == 1
+    assert "two has 2 (drive, cruise): give the data that it was trained on" in said()
 
 
 def test_a_world_model_of_another_action_space_is_refused(pipeline: Path) -> None:

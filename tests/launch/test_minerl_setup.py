@@ -90,5 +90,8 @@ def test_the_doctor_says_it(
     said = capsys.readouterr().out
     assert "JDK 8: there is none: get one." in said and "missing" in said and "--setup minerl --python PYTHON" in said
     assert json.loads((tmp_path / "found.json").read_text())["git"]["found"] == "2.39"
+    with pytest.raises(ValueError, match="nothing was installed: JDK 8 comes first"):
+        doctor.doctor(doctor.Doctor(setup="minerl", python=Path("nowhere")))
+    monkeypatch.setattr(minerl_setup, "needs", lambda *_: found[1:])
     with pytest.raises(ValueError, match="nowhere is no program"):
         doctor.doctor(doctor.Doctor(setup="minerl", python=Path("nowhere")))
