@@ -84,6 +84,8 @@ def study(config: Study) -> None:
     for number, seed in enumerate(todo, start=1):
         print(f"\nseed {seed}, {number} of {len(todo)} to go", flush=True)
         missing = _missing(config, kept, seed)
+        if not _has_world(config, seed) and kept["seeds"].pop(str(seed), None):
+            write_json(config.run / NUMBERS, kept)  # what is scored from now on is of another world model
         for stage in _of_seed(config, seed, missing):
             _run(stage, config, kept)
         _take_scores(config, kept, seed, missing)
@@ -178,9 +180,14 @@ def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, .
     rows = kept["seeds"].get(str(seed), {})
     asked = tuple(name for name in config.agents_of(seed) if name in PAIRED or seed < _others_due(config, kept, name))
     missing = tuple(name for name in asked if not _is_scored(config, rows, name))
-    if missing and rows and not (config.run / f"seed_{seed}" / "dynamics").exists():
+    if missing and rows and not _has_world(config, seed):
         return tuple(name for name in PAIRED + OTHERS if name in rows or name in asked)
     return missing
+
+
+def _has_world(config: Study, seed: int | str) -> bool:
+    """Whether this folder trains or has trained the seed's world model."""
+    return (config.run / f"seed_{seed}" / "dynamics").exists()
 
 
 def _others_due(config: Study, kept: dict[str, Any], agent: Trained) -> int:
@@ -208,7 +215,7 @@ def _dataset_rows(config: Study) -> dict[str, Any]:
 
 
 def _kept(config: Study) -> dict[str, Any]:
-    """What is known already, the folder's own first.
+    """What is known already, the folder's own first, and alone of seeds whose world model is there.
 
     Raises ValueError where its scores are of presets that say something else today.
     """
@@ -222,6 +229,8 @@ def _kept(config: Study) -> dict[str, Any]:
             for name in ("seconds", "also"):
                 kept[name] = {**found.get(name, {}), **kept[name]}
             for seed, rows in found["seeds"].items():
+                if path == config.json and _has_world(config, seed):
+                    continue  # rows of another world model pair with none of this one
                 kept["seeds"][seed] = {**rows, **kept["seeds"].get(seed, {})}
     return {**kept, "recipe": recipe}
 

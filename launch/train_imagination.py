@@ -33,6 +33,11 @@ class TrainImagination(TrainAndWatch):
     """Run folder of the cloned agent to start from."""
     model: ImaginationConfig = ImaginationConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.real_value and self.length < 2:
+            raise ValueError(f"length={self.length}: the value head learns from rewards between a context's frames")
+
 
 def train_imagination(config: TrainImagination) -> None:
     if parallelism() == "DeepSpeed":

@@ -138,6 +138,14 @@ def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(
     dreaming = ["debug", "--run", tmp_path / "dreams", "--agent", pipeline / "agent", "--data", two]
     assert call("train_imagination", *dreaming, "--held-out", pipeline / "latents/held_out") == 1
     assert "two has 2 (drive, cruise): give the data that it was trained on" in said()
+    jumps = another("jumps", action_space=ActionSpace(binary=("jump",)).to_json())
+    for command in (
+        ["train_agent", *options, "--data", jumps],
+        ["train_agent", *options, "--held-out", jumps],
+        ["train_imagination", *dreaming, "--data", jumps, "--held-out", pipeline / "latents/held_out"],
+    ):
+        assert call(*command) == 1
+        assert "jumps in" in (complaint := said()) and "give the data that it was trained on" in complaint
 
 
 def test_a_world_model_of_another_action_space_is_refused(pipeline: Path) -> None:

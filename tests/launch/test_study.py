@@ -83,9 +83,6 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     begun = study._kept(config)
     write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
     assert study._missing(config, study._kept(config), 0) == config.agents_of(0), "of another world model, all of it"
-    (tmp_path / "here/seed_0/dynamics").mkdir(parents=True)
-    rest = tuple(name for name in config.agents_of(0) if name != "cloned")
-    assert study._missing(config, study._kept(config), 0) == rest
     own = {**begun, "seeds": {"0": {"cloned": row(5, 7)}, "1": {"cloned": row(2, 2)}}}
     write_json(tmp_path / "here" / study.NUMBERS, own)
     elsewhere = {"0": {"cloned": row(1, 3), "imagined": row(4, 4)}, "2": {"cloned": row(3, 3)}}
@@ -93,6 +90,31 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     both = study._kept(config)["seeds"]
     assert both["0"]["cloned"]["mean"] == 6, "the folder's own come first"
     assert both["0"]["imagined"]["mean"] == 4 and both.keys() == {"0", "1", "2"}, "and nothing is lost"
+    (tmp_path / "here/seed_0/dynamics").mkdir(parents=True)
+    rest = tuple(name for name in config.agents_of(0) if name != "cloned")
+    assert "imagined" in rest and study._missing(config, study._kept(config), 0) == rest, "the world model here is another"
+
+
+def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped while it trains the world model anew."""
+    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", seeds=1)
+    begun = study._kept(config)
+    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
+
+    def stop(stage: stages.Stage, folder: Path, preset: str) -> float:
+        if stage.name == "seed_0/dynamics":
+            (folder / stage.folders["run"]).mkdir(parents=True)
+            raise KeyboardInterrupt
+        return 1.0
+
+    monkeypatch.setattr(study, "run_stage", stop)
+    monkeypatch.setattr(study, "read_metrics", lambda _: [{"seconds": 1.0}])
+    monkeypatch.setattr(study, "_dataset_rows", lambda _: {})
+    with pytest.raises(KeyboardInterrupt):
+        study.study(config)
+    assert study._missing(config, study._kept(config), 0) == config.agents_of(0)
 
 
 def test_trainings_of_other_agents_beyond_the_first_seeds_count() -> None:

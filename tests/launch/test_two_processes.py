@@ -26,10 +26,11 @@ def weights(run: Path) -> dict[str, str]:
     return {file.name: sha256(file.read_bytes()).hexdigest() for file in path.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", "imagination"])
+@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", "agent --from-scratch --model.learns policy", "imagination"])
 def test_a_model_trains_on_two_ranks_with_one_log_and_one_checkpoint_and_resumes_exactly(
     pipeline: Path, tmp_path: Path, stage: str
 ) -> None:
+    stage, *options = stage.split()
     inputs = {
         "tokenizer": {"data": "data/train", "held-out": "data/held_out"},
         "dynamics": {"data": "latents/train"},
@@ -37,7 +38,7 @@ def test_a_model_trains_on_two_ranks_with_one_log_and_one_checkpoint_and_resumes
         "imagination": {"data": "latents/train", "agent": "agent"},
     }[stage]
     folders = [text for name, folder in inputs.items() for text in (f"--{name}", str(pipeline / folder))]
-    command = (f"launch.train_{stage}", "debug", *folders, "--schedule", "constant")
+    command = (f"launch.train_{stage}", "debug", *folders, *options, "--schedule", "constant")
     straight = launch(*command, "--run", tmp_path / "straight", "--steps", 4)
     assert straight.count("starting at step 1 of 4") == 1
     assert straight.count("step 4/4") == 1
