@@ -138,7 +138,7 @@ def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(
     dreaming = ["debug", "--run", tmp_path / "dreams", "--agent", pipeline / "agent", "--data", two]
     assert call("train_imagination", *dreaming, "--held-out", pipeline / "latents/held_out") == 1
     assert "two has 2 (drive, cruise): give the data that it was trained on" in said()
-    jumps = another("jumps", action_space=ActionSpace(binary=("jump",)).to_json())
+    jumps = another("jumps", action_space=ActionSpace(continuous=("left", "up", "jump")).to_json())
     for command in (
         ["train_agent", *options, "--data", jumps],
         ["train_agent", *options, "--held-out", jumps],

@@ -100,6 +100,18 @@ def test_games_that_break_are_counted_and_said(
     assert results(tmp_path / "run")["random"]["ended"]["failed"] == 0, "more attempts are allowed now"
 
 
+def test_frames_come_to_their_size_as_the_recordings_did_and_another_way_is_played_anew(
+    options: list[object], stand_in: Path, tmp_path: Path, call: Call
+) -> None:
+    def games(*more: object) -> int:
+        assert call("evaluate_minecraft", *options, *more) == 0
+        return len(noted(stand_in, "seeds"))
+
+    (tmp_path / "data/import.json").write_text(json.dumps({"settings": {"fit": "stretch"}}))
+    assert games() == 1 and games("--fit", "stretch") == 1
+    assert games("--fit", "crop") == 2 and games("--fit", "pad") == 3
+
+
 def test_two_commands_do_not_share_a_folder(options: list[object], tmp_path: Path, call: Call, capfd: Say) -> None:
     held = "import sys; from pathlib import Path; from launch.run_folder import alone_in\n"
     held += "with alone_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
