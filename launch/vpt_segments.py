@@ -61,7 +61,8 @@ class Segment:
     @property
     def version(self) -> str:
         """Of the recorder: the name of the folder."""
-        return PurePosixPath(f"{self.base}/{self.name}").parent.name
+        base = self.base if is_url(self.base) else Path(self.base).absolute()
+        return PurePosixPath(f"{base}/{self.name}").parent.name
 
     @contextmanager
     def open(self) -> Iterator[Content]:
@@ -85,11 +86,12 @@ class Segment:
 
     @contextmanager
     def _fetched(self) -> Iterator[Path]:
-        """Raises ValueError where a file is missing or refused there, OSError where the server cannot be had."""
+        """Raises ValueError where a file is missing or refused there, or cannot be had while the other one can; OSError
+        where the server cannot be had."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(mkdtemp(prefix=FETCHED, dir=self.scratch))
         try:
-            for suffix in ("jsonl", "mp4"):
+            for suffix, other in (("jsonl", "mp4"), ("mp4", "jsonl")):
                 url, path = f"{self.base.rstrip('/')}/{self.name}.{suffix}", folder / f"{self.name}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -98,9 +100,23 @@ class Segment:
                     raise ValueError(f"a file is missing: {url}") from error
                 except Refused as error:
                     raise ValueError(f"a file is refused: {error}") from error
+                except OSError as error:
+                    if error.errno is not None or not self._is_given(other, folder):  # a full disk, or an outage
+                        raise
+                    raise ValueError(f"a file cannot be had, and its server gives the other: {error}") from error
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+    def _is_given(self, suffix: str, folder: Path) -> bool:
+        """Whether the server gives this file now."""
+        url = f"{self.base.rstrip('/')}/{self.name}.{suffix}"
+        try:
+            retried(partial(copy_file, url, folder / "tried"), what=url, attempts=1, wait=0)
+        except OSError:
+            return False
+        return True
 
 
 def _text(path: Path) -> str:

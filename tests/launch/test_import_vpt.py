@@ -13,6 +13,7 @@ import pytest
 
 from agent.envs.minecraft_actions import KEYS
 from agent.envs.minecraft_events import TASKS
+from launch import vpt_segments
 from launch.import_vpt import PRESETS
 from tests.serving import serving
 from tests.vpt_recordings import recording, video, write_recording
@@ -188,6 +189,24 @@ def test_recordings_are_fetched_and_dead_links_left_out(source: Path, tmp_path: 
     assert reasons[NAMES[3]] == f"a file is missing: {server.url}/{NAMES[3]}.mp4"
     assert "a file is refused" in reasons[NAMES[4]] and "403" in reasons[NAMES[4]]
     assert report["imported"] == 4 and not list(out.glob("fetched-*"))
+
+
+def test_a_file_that_its_server_never_gives_is_left_out_and_an_outage_ends_the_import(
+    source: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vpt_segments, "ATTEMPTS", 2)
+    monkeypatch.setattr(vpt_segments, "FIRST_WAIT", 0.01)
+    video, lines = (f"{Path(NAMES[0]).name}.{suffix}" for suffix in ("mp4", "jsonl"))
+    with serving(source) as server:
+        command = ["import_vpt", "debug", "--index", index(tmp_path / "index.json", NAMES, server.url + "/")]
+        command += ["--workers", 0, "--out"]
+        server.faults[video] = server.faults[lines] = ["503"] * 99
+        assert call(*command, tmp_path / "out") == 1
+        assert f"{lines} cannot be had after 2 attempts" in " ".join(capfd.readouterr().err.split())
+        server.faults[lines] = []
+        assert call(*command, tmp_path / "out") == 0, "the server is back, and never gives the video"
+    reasons = quality(tmp_path / "out")["left_out_recordings"]
+    assert list(reasons) == [NAMES[0]] and "its server gives the other: " in reasons[NAMES[0]]
 
 
 def test_where_nothing_of_a_part_can_be_read_the_report_says_why(source: Path, tmp_path: Path, call: Call) -> None:
