@@ -12,8 +12,8 @@ from agent.envs.crafter_sight import ACTIONS, Seeing
 
 Row = NDArray[np.float32]
 SLIPS = ACTIONS[: ACTIONS.index("do") + 1]
-"""Actions of faults: who errs walks another way or lets go. Tables, tools and sleep are meant, so that cloning learns what
-they are for, and not that anything is made at any time."""
+"""Actions of faults: who errs walks another way or lets go. Tables, tools and sleep are meant, so that cloning learns
+what they are for, and not that anything is made at any time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ def action_row(action: str) -> Row:
 
 
 def graded_crafter_driver(rng: np.random.Generator) -> CrafterDriver:
-    """An expert of any skill. Two in three episodes stop early, the more of them the earlier: each stage of the game has
-    its frames, and the first ones take few.
+    """An expert of any skill. Two in three episodes stop early, the more of them the earlier: each stage of the game
+    has its frames, and the first ones take few.
     """
     gives_up = int(np.exp(rng.uniform(np.log(40), np.log(800)))) if rng.random() < 2 / 3 else None
     if rng.random() < 0.3:

@@ -36,7 +36,10 @@ class Driven(NamedTuple):
 def drive_on(
     envs: VectorEnv, policy: Policy, tracks: Sequence[int], frames: int, *, seed: int, task: int = 0
 ) -> Driven:
-    """So many frames of each track, the first counted, with what the environment's task of this number pays. Raises ValueError where an episode ended by then."""
+    """So many frames of each track, the first counted, with what the environment's task of this number pays.
+
+    Raises ValueError where an episode ended by then.
+    """
     policy.reset(seed)
     arrivals = [envs.reset(tracks)]
     while len(arrivals) < frames:

@@ -12,7 +12,6 @@ and files of its own, such as results_cruise.json.
 import json
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -6,8 +6,8 @@
 Trains one world model for each share, always on all videos, and lets it generate 16 frames of held-out drives after the
 context, under their true actions. PSNR and SSIM are placed between those of the model that saw no action (0 %) and of
 the one that saw all (100 %), as Dreamer 4 does. The former is given none: it never learned what they mean. PSNR is the
-mean over frames of -10 log10 MSE on [0, 1] RGB, full frame, without the first --skip-frames of an episode. One training for
-each share: intervals are over clips, not over trainings.
+mean over frames of -10 log10 MSE on [0, 1] RGB, full frame, without the first --skip-frames of an episode. One training
+for each share: intervals are over clips, not over trainings.
 """
 
 from collections.abc import Sequence

@@ -108,7 +108,6 @@ class Segment:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-
     def _is_given(self, suffix: str, folder: Path) -> bool:
         """Whether the server gives this file now."""
         url = f"{self.base.rstrip('/')}/{self.name}.{suffix}"

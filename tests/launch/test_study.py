@@ -92,7 +92,9 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     assert both["0"]["imagined"]["mean"] == 4 and both.keys() == {"0", "1", "2"}, "and nothing is lost"
     (tmp_path / "here/seed_0/dynamics").mkdir(parents=True)
     rest = tuple(name for name in config.agents_of(0) if name != "cloned")
-    assert "imagined" in rest and study._missing(config, study._kept(config), 0) == rest, "the world model here is another"
+    assert "imagined" in rest and study._missing(config, study._kept(config), 0) == rest, (
+        "the world model here is another"
+    )
 
 
 def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(

@@ -26,7 +26,10 @@ def weights(run: Path) -> dict[str, str]:
     return {file.name: sha256(file.read_bytes()).hexdigest() for file in path.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", "agent --from-scratch --model.learns policy", "imagination"])
+SCRATCH = "agent --from-scratch --model.learns policy"
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "dynamics", "agent", SCRATCH, "imagination"])
 def test_a_model_trains_on_two_ranks_with_one_log_and_one_checkpoint_and_resumes_exactly(
     pipeline: Path, tmp_path: Path, stage: str
 ) -> None:

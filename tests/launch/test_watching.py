@@ -140,9 +140,7 @@ def test_what_a_run_that_came_to_nothing_left_is_not_the_best_of_the_next(pipeli
     agent = load_agent(pipeline / "agent")
 
     def begin(held_out_clips: int) -> Any:
-        made = Watch(
-            replace(settings, held_out_clips=held_out_clips), score=lambda _: 0.0, relevant=relevant_clips
-        )
+        made = Watch(replace(settings, held_out_clips=held_out_clips), score=lambda _: 0.0, relevant=relevant_clips)
         made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
         best = json.loads((tmp_path / "alarms.json").read_text())["best"]
         made.measure = lambda *_: {"kl_to_prior": 0.0}  # type: ignore[method-assign]
