@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agent.agent import Agent, AgentConfig
 from agent.dreaming import Dream, dream
-from agent.heads import TwoHot
+from agent.heads import PolicyHead, TwoHot
 from agent.pmpo import far_from_zero, lambda_return, pmpo_loss
 from tokenizer.draws import Draws, begins_step, repeats
 from tokenizer.losses import RunningRMS, mean_where
@@ -78,7 +78,7 @@ class Imagination(nn.Module):
         self.config = replace(config, agent=agent.config)
         self.agent = agent.requires_grad_(False)
         self.prior = deepcopy(agent.policy)
-        self.policy = agent.policy.requires_grad_(True)
+        agent.policy.requires_grad_(True)
         features = agent.config.num_tokens * agent.config.dynamics.transformer.dim
         self.value = TwoHot(features, agent.config.heads, distances=1)
         self.slow_value = deepcopy(self.value).requires_grad_(False)
@@ -87,6 +87,11 @@ class Imagination(nn.Module):
         self._dreamt: Dream | None = None
 
     steps_seen: Tensor
+
+    @property
+    def policy(self) -> PolicyHead:
+        """The agent's, which learns; no module of its own, so that a checkpoint has its weights once."""
+        return self.agent.policy
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of policy and value on one dream from each context of the batch.

@@ -206,6 +206,7 @@ class Repeated:
 def test_the_policy_that_learns_is_the_one_that_dreams(contexts: LatentClip) -> None:
     model = make()
     assert model.policy is model.agent.policy
+    assert not any(name.startswith("policy.") for name in model.state_dict()), "saved once, as the agent's"
     before = model.dream(contexts, seeded()).actions
     with torch.no_grad():
         for weight in model.policy.out_heads:
