@@ -137,7 +137,7 @@ def dream_measures(model: Imagination, contexts: LatentClip, best_reward: float,
         "imagined_excess": over_real(imagined, best_reward),
         "value_bias_share": _ratio(-float(mean_where(advantage, counts)), spread),
         "kl_to_prior": float(mean_where(kl, counts)),
-        "positive_share": float(((advantage >= 0) & counts).sum() / counts.sum()),
+        "positive_share": float(mean_where((advantage >= 0).float(), counts)),
     }
 
 

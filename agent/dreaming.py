@@ -28,11 +28,13 @@ class Dream(NamedTuple):
     """Predicted probability that the episode goes on at the frame which the action led to."""
     context: Float[Tensor, "b c f"]
     """Features of the frames before it."""
+    begins: Bool[Tensor, "b"]
+    """Whether the context goes on: one that ends its episode leads nowhere."""
 
     @property
     def counts(self) -> Bool[Tensor, "b t"]:
-        """A step counts while the dream has not ended before it."""
-        before = torch.cat([torch.ones_like(self.goes_on[:, :1]), self.goes_on[:, :-1]], dim=1)
+        """A step counts while neither context nor dream has ended before it."""
+        before = torch.cat([self.begins[:, None].to(self.goes_on.dtype), self.goes_on[:, :-1]], dim=1)
         return before.gt(0.5).cumprod(1).bool()
 
     def detached(self) -> "Dream":
@@ -78,4 +80,5 @@ def dream(
             reward=agent.reward.mean(agent.reward(seen[:, 1:])[..., 0, :]),
             goes_on=agent.end(seen[:, 1:])[..., 0].sigmoid(),
             context=before,
+            begins=context.continues[:, -1],
         )

@@ -133,7 +133,7 @@ class Imagination(nn.Module):
             "value_loss": value_loss.detach(),
             "policy_loss": policy_loss.detach(),
             "kl_to_prior": mean_where(kl, counts).detach(),
-            "positive_share": ((advantage >= 0) & counts).sum() / counts.sum(),
+            "positive_share": mean_where((advantage >= 0).float(), counts),
             "ended_share": 1 - counts[:, -1].float().mean(),
         }
         return learns * policy_loss + self.value_rms(value_loss), metrics

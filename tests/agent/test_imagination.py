@@ -63,6 +63,15 @@ def sgd(model: Imagination) -> torch.optim.Optimizer:
     return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 
 
+def test_nothing_is_dreamt_behind_the_end_of_an_episode(contexts: LatentClip) -> None:
+    ends = torch.tensor([True, False, True, False, False, False])
+    continues = contexts.continues.clone()
+    continues[:, -1] = ~ends
+    contexts = replace(contexts, continues=continues)
+    counts = make().dream(contexts, seeded()).counts
+    assert not counts[ends].any() and counts[~ends, 0].all()
+
+
 def test_only_policy_and_value_learn(contexts: LatentClip) -> None:
     model = make()
     before, optimizer = snapshot(model), sgd(model)
