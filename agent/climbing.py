@@ -82,7 +82,7 @@ def evaluate_ladder(
         dead = set() if moved else dead | {climber.seed for climber in broken}
         if len(dead) >= STARTS or not started and broken and (begun >= STARTS or not waiting):
             raise NoGameStarts(f"no game starts{' any more' if started else ''}: {broken[0].reason}")
-        while lost and (moved or not waiting):
+        while lost and started and (moved or not waiting):
             witness.end(lost.pop(0).ascent())
 
 

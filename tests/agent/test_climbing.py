@@ -182,6 +182,11 @@ def test_where_games_stop_starting_what_was_not_played_does_not_count() -> None:
     assert [ascent.seed for ascent in diary.ascents] == [0, 1] and games.begun == [0, 1, 2, 3, 4, 5]
 
 
+def test_who_is_stopped_before_any_game_started_counts_none() -> None:
+    diary, _ = climb(games := Games(1, {0: {0: "no display"}}), [0, 1], Diary(stop_after=2), attempts=1)
+    assert games.begun == [0, 1] and not diary.ascents
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_world_that_never_starts_fails_alone(num_envs: int) -> None:
     for bad in range(4):
