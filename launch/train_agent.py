@@ -22,7 +22,7 @@ from launch.loop import LoopConfig
 from launch.models import check_actions, check_same_tokenizer, load_world
 from launch.presets import MODELS
 from launch.training import Source, run_training
-from launch.watching import LOOKED_AT, TrainAndWatch, Watch, check_actions_of
+from launch.watching import CLIPS_OF_MANY_TASKS, LOOKED_AT, TrainAndWatch, Watch, check_actions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ PRESETS["crafter"] = replace(
     dynamics=Path("runs/crafter/dynamics"),
     batch_size=16,
     evaluate_every=400,
-    held_out_clips=128,  # of ten tasks: most windows pay nothing, and of the head that reads rewards they say nothing
+    held_out_clips=CLIPS_OF_MANY_TASKS,
     model=MODELS["crafter"].agent,
     loop=replace(PRESETS["study"].loop, steps=1200, save_every=400),
 )

@@ -22,7 +22,7 @@ from launch.models import check_actions, check_can_dream, check_same_tokenizer, 
 from launch.presets import MODELS
 from launch.tasks import check_tasks
 from launch.training import Source, run_training
-from launch.watching import TrainAndWatch, Watch, check_actions_of
+from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch, check_actions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ PRESETS["crafter"] = replace(
     run=Path("runs/crafter/imagination"),
     data=("runs/crafter/latents/train",),
     agent=Path("runs/crafter/agent"),
-    held_out_clips=128,  # of ten tasks: most windows pay nothing, and of the head that reads rewards they say nothing
+    held_out_clips=CLIPS_OF_MANY_TASKS,
     model=MODELS["crafter"].imagination,
 )
 PRESETS["crafter_debug"] = replace(

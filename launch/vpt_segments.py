@@ -92,7 +92,7 @@ class Segment:
         folder = Path(mkdtemp(prefix=FETCHED, dir=self.scratch))
         try:
             for suffix, other in (("jsonl", "mp4"), ("mp4", "jsonl")):
-                url, path = f"{self.base.rstrip('/')}/{self.name}.{suffix}", folder / f"{self.name}.{suffix}"
+                url, path = self._url(suffix), folder / f"{self.name}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     retried(partial(copy_file, url, path), what=url, attempts=ATTEMPTS, wait=FIRST_WAIT)
@@ -108,9 +108,12 @@ class Segment:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _url(self, suffix: str) -> str:
+        return f"{self.base.rstrip('/')}/{self.name}.{suffix}"
+
     def _is_given(self, suffix: str, folder: Path) -> bool:
         """Whether the server gives this file now."""
-        url = f"{self.base.rstrip('/')}/{self.name}.{suffix}"
+        url = self._url(suffix)
         try:
             retried(partial(copy_file, url, folder / "tried"), what=url, attempts=1, wait=0)
         except OSError:

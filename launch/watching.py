@@ -38,6 +38,8 @@ from tokenizer.stream import windows
 
 BEST = "best"
 """Folder below a run's."""
+CLIPS_OF_MANY_TASKS = 128
+"""Held-out clips where there are ten tasks: most pay nothing, and say nothing of the head that reads rewards."""
 LOOKED_AT = 64
 """Clips whose actions are looked at before a training."""
 
