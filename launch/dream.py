@@ -143,7 +143,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "debug": _DEBUG,
     "laptop": {},
     "carracing": {},
-    "crafter": {"skip_frames": 0},
+    "crafter": {"skip_frames": 0, "horizon": 48},  # with the context as long as its clips
     "crafter_debug": _DEBUG,
 }
 PRESETS = {
