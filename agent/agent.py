@@ -29,7 +29,9 @@ class AgentConfig:
     heads: HeadConfig = HeadConfig()
     num_tokens: int = 2
     """Agent tokens of a frame."""
-    num_tasks: int = 1
+    tasks: tuple[str, ...] = ("task",)
+    """Names of the tasks that it may be told, by their numbers."""
+
     learns: tuple[Term, ...] = TERMS
     """Losses of the finetuning. The policy's alone is behaviour cloning without a world model, and lets the world model
     erode: such an agent cannot dream."""
@@ -49,8 +51,10 @@ class AgentConfig:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if "policy" not in self.learns:
             raise ValueError(f"learns={self.learns} lacks 'policy': an agent clones in any case")
-        if self.num_tokens < 1 or self.num_tasks < 1:
-            raise ValueError(f"num_tokens={self.num_tokens} and num_tasks={self.num_tasks} must be positive")
+        if self.num_tokens < 1:
+            raise ValueError(f"num_tokens={self.num_tokens} must be positive")
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={self.tasks} must be one or more, each named once")
 
 
 class Agent(nn.Module):
@@ -62,7 +66,7 @@ class Agent(nn.Module):
         self.world = world or WorldModel(config.dynamics)
         width = config.dynamics.transformer.dim
         self.token_embed = nn.Parameter(torch.randn(config.num_tokens, width) * 0.02)
-        self.task_embed = nn.Embedding(config.num_tasks, config.num_tokens * width)
+        self.task_embed = nn.Embedding(len(config.tasks), config.num_tokens * width)
         nn.init.normal_(self.task_embed.weight, std=0.02)
         features = config.num_tokens * width
         self.policy = PolicyHead(features, config.dynamics.actions, config.heads)

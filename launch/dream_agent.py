@@ -90,7 +90,7 @@ def dream_agent(config: DreamAgent) -> None:
     device = default_device()
     agents: dict[str, Agent] = {}
     for name in AGENTS:
-        eyes, agent = load_actor(getattr(config, name), config.tokenizer, meta, config.data)
+        eyes, agent = load_actor(getattr(config, name), config.tokenizer, meta, config.data, told={meta.tasks[0]: 0})
         agents[name] = for_inference(agent, device, compile=config.compile)
     check_can_dream(agents[config.agent], getattr(config, config.agent))
     tokenizer = for_inference(eyes, device, compile=config.compile)

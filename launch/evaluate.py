@@ -217,7 +217,8 @@ def _policy(name: AgentName, config: Evaluate, meta: DatasetMeta) -> Policy:
         return RandomPolicy(space)
     if name in CONTROLLERS:
         return load_vmc(config.vmc, name, meta)
-    told = {config.told or config.task: _of_data(config, meta)}
+    number = _of_data(config, meta)
+    told = {meta.tasks[number]: number}
     return load_policy(_run_of(name, config), config.tokenizer, meta, config.data, told=told, compile=config.compile)
 
 

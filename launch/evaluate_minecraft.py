@@ -31,7 +31,9 @@ AgentName = Literal["random", "cloned", "imagined", "bc_scratch"]
 PAPER = {
     "Dreamer 4": {"log": 99.1, "stone pickaxe": 90.1, "iron ingot": 39.5, "iron pickaxe": 29.0, "diamond": 0.7},
     "its WM+BC": {"log": 99.6, "stone pickaxe": 89.4, "iron ingot": 27.8, "iron pickaxe": 16.9, "diamond": 0.0},
+    "VLA, Gemma 3": {"log": 98.5, "stone pickaxe": 76.7, "iron ingot": 22.5, "iron pickaxe": 11.2, "diamond": 0.0},
     "its BC": {"log": 97.3, "stone pickaxe": 53.8, "iron ingot": 4.3, "iron pickaxe": 0.6, "diamond": 0.0},
+    "VPT, finetuned": {"log": 84.3, "stone pickaxe": 0.0, "iron ingot": 0.1, "iron pickaxe": 0.0, "diamond": 0.0},
 }
 """Percent of 1,000 episodes of an hour (Hafner et al. 2025, the offline diamond challenge)."""
 

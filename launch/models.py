@@ -3,7 +3,7 @@
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -104,30 +104,32 @@ def load_agent(run: Path) -> Agent:
     return _load(Agent(checkpoint.load_config(path, AgentConfig)), path)
 
 
-def load_actor(run: Path, tokenizer: Path, meta: DatasetMeta, data: Path) -> tuple[Tokenizer, Agent]:
-    """An agent of a run and the tokenizer that it sees by. Raises ValueError where they do not fit each other, or the
-    environment of the data."""
+def load_actor(
+    run: Path, tokenizer: Path, meta: DatasetMeta, data: Path, *, told: Mapping[str, int]
+) -> tuple[Tokenizer, Agent]:
+    """An agent of a run and the tokenizer that it sees by; `told` has tasks' numbers in the data by their names.
+
+    Raises ValueError where the two do not fit each other, or the environment of the data, or where one of these tasks
+    has another number for the agent, or none.
+    """
     eyes, agent = load_tokenizer(tokenizer), load_agent(run)
     check_same_tokenizer(agent.world.config.tokenizer, fingerprint(eyes), model=run, other=tokenizer)
     check_frame_size(eyes, meta)
     check_actions(agent.config.dynamics.actions, meta, model=run, other=data)
+    for name, number in told.items():
+        if agent.config.tasks[number : number + 1] != (name,):
+            raise ValueError(
+                f"{name!r} is task {number} of {data}, and the agent in {run} was trained for the tasks "
+                f"{', '.join(agent.config.tasks)}: give the data that it was trained on"
+            )
     return eyes, agent
 
 
 def load_policy(
     run: Path, tokenizer: Path, meta: DatasetMeta, data: Path, *, told: Mapping[str, int], compile: bool
 ) -> AgentPolicy:
-    """An agent of a run as it acts, told the first of these tasks; `told` has their numbers in the data by their names.
-
-    Raises ValueError as `load_actor`, and where it was not trained for one of them.
-    """
-    eyes, agent = load_actor(run, tokenizer, meta, data)
-    for name, number in told.items():
-        if number >= agent.config.num_tasks:
-            raise ValueError(
-                f"{name!r} is task {number} of {data}, and the agent in {run} was trained for "
-                f"{agent.config.num_tasks}: give the data that it was trained on"
-            )
+    """An agent of a run as it acts, told the first of these tasks. Raises ValueError as `load_actor`."""
+    eyes, agent = load_actor(run, tokenizer, meta, data, told=told)
     device = default_device()
     return AgentPolicy(
         for_inference(eyes, device, compile=compile),
@@ -163,6 +165,25 @@ def check_actions(expected: ActionSpace, data: DatasetMeta, *, model: Path, othe
             f"the model in {model} acts in {expected}, and {other} in {found}: "
             "give the data that it was trained on, or train it again"
         )
+
+
+def check_tasks(known: Sequence[str], data: DatasetMeta, *, model: Path, other: Path | str) -> None:
+    """Raises ValueError where the numbers of tasks in data mean others, or none, to an agent that knows these."""
+    if tuple(known[: len(data.tasks)]) != data.tasks:
+        raise ValueError(
+            f"the agent in {model} was trained for the tasks {', '.join(known)}, and {other} is of "
+            f"{', '.join(data.tasks)}: give the data that it was trained on, or train it again"
+        )
+
+
+def check_fits(
+    world: DynamicsConfig, data: DatasetMeta, *, model: Path, other: Path | str, tasks: Sequence[str] = ()
+) -> None:
+    """Raises ValueError where latents do not fit a model: its tokenizer, its actions, the tasks of an agent."""
+    check_same_tokenizer(world.tokenizer, data.tokenizer, model=model, other=other)
+    check_actions(world.actions, data, model=model, other=other)
+    if tasks:
+        check_tasks(tasks, data, model=model, other=other)
 
 
 def check_can_dream(agent: Agent, run: Path) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from agent.agent import AgentConfig
 from agent.envs.minecraft_actions import MINECRAFT
+from agent.envs.minecraft_events import TASKS
 from agent.heads import HeadConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
@@ -143,7 +144,7 @@ MODELS: dict[str, ModelPreset] = {
             decoder=_LAPTOP_STACK,
         ),
         dynamics=replace(_LAPTOP.dynamics, latent_shape=(128, 32), num_tokens=32, actions=MINECRAFT),
-        agent=AgentConfig(num_tasks=20),
+        agent=AgentConfig(tasks=TASKS),
         imagination=_LAPTOP.imagination,
         tokenizer_clips=Clips(2, 4),
         dynamics_clips=Clips(2, 16),
@@ -206,7 +207,7 @@ MODELS: dict[str, ModelPreset] = {
                 soft_cap=50.0,
             ),
         ),
-        agent=AgentConfig(heads=HeadConfig(hidden=1024), num_tasks=20),
+        agent=AgentConfig(heads=HeadConfig(hidden=1024), tasks=TASKS),
         imagination=ImaginationConfig(horizon=32),
         tokenizer_clips=Clips(4, 64),
         dynamics_clips=Clips(4, 64),

@@ -22,12 +22,3 @@ def scored_task(task: str, meta: DatasetMeta, have: Sequence[str]) -> int:
     if name not in have and (not task or len(have) == 1):
         return 0
     return number_of(name, have, meta.environment)
-
-
-def check_tasks(known: int, data: DatasetMeta, *, model: object, other: object) -> None:
-    """Raises ValueError where data have tasks that an agent was not trained for."""
-    if len(data.tasks) > known:
-        raise ValueError(
-            f"the agent in {model} knows {known} tasks, and {other} has {len(data.tasks)} ({', '.join(data.tasks)}): "
-            "give the data that it was trained on, or train it again"
-        )

@@ -19,7 +19,7 @@ from agent.relevance import relevant_clips
 from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.loop import LoopConfig
-from launch.models import check_actions, check_same_tokenizer, load_world
+from launch.models import check_fits, load_world
 from launch.presets import MODELS
 from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, LOOKED_AT, TrainAndWatch, Watch, check_actions_of
@@ -55,16 +55,15 @@ def train_agent(config: TrainAgent) -> None:
 
     def build(source: Source) -> nn.Module:
         world = load_world(config.dynamics).requires_grad_(True)
-        check_same_tokenizer(world.config.tokenizer, source.meta.tokenizer, model=config.dynamics, other=config.encoder)
-        check_actions(world.config.actions, source.meta, model=config.dynamics, other=config.encoder)
+        check_fits(world.config, source.meta, model=config.dynamics, other=config.encoder)
         if not check_actions_of(source, config.length).labeled.any():
             name = source.dataset.name
             raise ValueError(f"no action is known in {LOOKED_AT} clips of {name}: there is nothing to clone")
         if config.from_scratch:
             world = _fresh(world)
         if watch is not None:
-            watch.begin(world, num_tasks=len(source.meta.tasks), model=config.dynamics)
-        return Agent(replace(config.model, dynamics=world.config, num_tasks=len(source.meta.tasks)), world)
+            watch.begin(world, tasks=source.meta.tasks, model=config.dynamics)
+        return Agent(replace(config.model, dynamics=world.config, tasks=source.meta.tasks), world)
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
 
@@ -145,7 +144,7 @@ PRESETS["crafter_debug"] = replace(
     dynamics=Path("runs/crafter_debug/dynamics"),
 )
 
-GIVEN = {AgentConfig: ["dynamics", "num_tasks"]}
+GIVEN = {AgentConfig: ["dynamics", "tasks"]}
 """What the command itself fills in, from the data or from the run that it starts from."""
 
 if __name__ == "__main__":

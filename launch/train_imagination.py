@@ -18,9 +18,8 @@ from agent.relevance import relevant_clips
 from launch.command import main
 from launch.distributed import calculated_in, parallelism
 from launch.loop import LoopConfig
-from launch.models import check_actions, check_can_dream, check_same_tokenizer, for_inference, load_agent
+from launch.models import check_can_dream, check_fits, for_inference, load_agent
 from launch.presets import MODELS
-from launch.tasks import check_tasks
 from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch, check_actions_of
 
@@ -53,15 +52,13 @@ def train_imagination(config: TrainImagination) -> None:
 
     def build(source: Source) -> nn.Module:
         agent = load_agent(config.agent)
-        world = agent.world.config
-        check_same_tokenizer(world.tokenizer, source.meta.tokenizer, model=config.agent, other=config.encoder)
-        check_actions(world.actions, source.meta, model=config.agent, other=config.encoder)
-        check_tasks(agent.config.num_tasks, source.meta, model=config.agent, other=config.encoder)
+        world, tasks = agent.world.config, agent.config.tasks
+        check_fits(world, source.meta, model=config.agent, other=config.encoder, tasks=tasks)
         check_can_dream(agent, config.agent)
         _check_rewards(source)
         check_actions_of(source, config.length)
         if watch is not None:
-            watch.begin(agent.world, num_tasks=agent.config.num_tasks, model=config.agent)
+            watch.begin(agent.world, tasks=tasks, model=config.agent)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.
         half = calculated_in(config.loop.precision) == "bf16"
         return Imagination(config.model, for_inference(agent, torch.device("cpu"), compile=False, half=half))

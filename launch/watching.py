@@ -6,7 +6,7 @@ In the run's folder: `alarms.json` holds what was measured before the first step
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
 from launch.distributed import autocast, on_first_process
-from launch.models import check_actions, check_same_tokenizer, fingerprint, for_inference, load_tokenizer
+from launch.models import check_fits, check_same_tokenizer, fingerprint, for_inference, load_tokenizer
 from launch.run_folder import write_json
-from launch.tasks import check_tasks, scored_task
+from launch.tasks import scored_task
 from launch.training import Source, TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
@@ -106,16 +106,14 @@ class Watch:
         assert isinstance(clips, LatentClip)
         return clips
 
-    def begin(self, world: WorldModel, *, num_tasks: int, model: Path) -> None:
+    def begin(self, world: WorldModel, *, tasks: Sequence[str], model: Path) -> None:
         """Notes what the world model is like before the first step; of a run that goes on that is known.
 
         Raises ValueError where what is looked at does not fit the world model or the tasks of the agent in `model`.
         """
         meta, watched, asked = self.dataset.meta, self.config.watched, self.config.real_tokenizer
         assert watched is not None
-        check_same_tokenizer(world.config.tokenizer, meta.tokenizer, model=model, other=watched)
-        check_actions(world.config.actions, meta, model=model, other=watched)
-        check_tasks(num_tasks, meta, model=model, other=watched)
+        check_fits(world.config, meta, model=model, other=watched, tasks=tasks)
         if asked is not None:
             check_same_tokenizer(world.config.tokenizer, fingerprint(load_tokenizer(asked)), model=model, other=asked)
         if on_first_process():

@@ -28,7 +28,7 @@ def agent() -> Agent:
     """Its contexts are fed without noise."""
     dynamics = replace(DYNAMICS, latent_shape=TOKENIZER.latent_shape, context_level=8)
     heads = HeadConfig(hidden=16, distances=2, action_bins=5)
-    return randomised(Agent(AgentConfig(dynamics=dynamics, heads=heads, num_tasks=2)))
+    return randomised(Agent(AgentConfig(dynamics=dynamics, heads=heads, tasks=("go", "stay"))))
 
 
 @pytest.fixture

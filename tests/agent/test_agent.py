@@ -17,7 +17,7 @@ from tests.builders import DYNAMICS, MIXED, action_rows, latent_clip, randomised
 from tokenizer.records import LatentClip
 
 CONFIG = AgentConfig(
-    dynamics=DYNAMICS, heads=HeadConfig(hidden=16, distances=2, action_bins=5), num_tokens=2, num_tasks=2
+    dynamics=DYNAMICS, heads=HeadConfig(hidden=16, distances=2, action_bins=5), num_tokens=2, tasks=("go", "stay")
 )
 
 
@@ -214,5 +214,7 @@ def test_the_learned_world_shows_what_the_action_did(learned: Agent) -> None:
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(ValueError, match="num_tasks=0"):
-        AgentConfig(num_tasks=0)
+    with pytest.raises(ValueError, match="each named once"):
+        AgentConfig(tasks=())
+    with pytest.raises(ValueError, match="each named once"):
+        AgentConfig(tasks=("go", "go"))

@@ -67,7 +67,8 @@ def test_the_task_that_a_trained_agent_is_told_changes_what_it_does() -> None:
     torch.manual_seed(0)
     space = ActionSpace(continuous=("steer",))
     dynamics = replace(DYNAMICS, actions=space)
-    config = AgentConfig(dynamics=dynamics, heads=HeadConfig(hidden=16, distances=2, action_bins=5), num_tasks=2)
+    heads = HeadConfig(hidden=16, distances=2, action_bins=5)
+    config = AgentConfig(dynamics=dynamics, heads=heads, tasks=("go", "stay"))
     agent = Agent(config)
     clip = latent_clip(8, 4, space=space)
     task = torch.arange(8) % 2

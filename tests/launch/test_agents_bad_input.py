@@ -134,10 +134,13 @@ def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(
     assert "other is of tokenizer 0123456789abcdef" in said()
     two = another("two", tasks=["drive", "cruise"])
     assert call("train_agent", *options, "--held-out", two) == 1
-    assert "knows 1 tasks" in (complaint := said()) and "two has 2 (drive, cruise)" in complaint
+    assert "was trained for the tasks drive, and" in (complaint := said()) and "two is of drive, cruise" in complaint
     dreaming = ["debug", "--run", tmp_path / "dreams", "--agent", pipeline / "agent", "--data", two]
     assert call("train_imagination", *dreaming, "--held-out", pipeline / "latents/held_out") == 1
-    assert "two has 2 (drive, cruise): give the data that it was trained on" in said()
+    assert "two is of drive, cruise: give the data that it was trained on" in said()
+    cruise = another("cruise", tasks=["cruise"])
+    assert call("train_imagination", *dreaming, "--data", cruise, "--held-out", pipeline / "latents/held_out") == 1
+    assert "was trained for the tasks drive, and" in said()
     jumps = another("jumps", action_space=ActionSpace(continuous=("left", "up", "jump")).to_json())
     for command in (
         ["train_agent", *options, "--data", jumps],

@@ -64,4 +64,4 @@ def test_one_command_goes_from_demonstrations_to_the_ladder(tmp_path: Path, call
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == {"random", "expert", "bc_scratch", "cloned", "imagined"}
     assert all(row["episodes"] == 2 and 0 <= row["crafter_score"] <= 100 for row in results.values())
-    assert load_agent(tmp_path / "imagination").config.num_tasks == len(CRAFTER_LADDER.tasks)
+    assert load_agent(tmp_path / "imagination").config.tasks == CRAFTER_LADDER.tasks

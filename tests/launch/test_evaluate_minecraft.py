@@ -156,9 +156,9 @@ def test_an_agent_is_told_the_ladders_tasks_by_their_numbers_in_its_data(
 
     tokenizer = randomised(Tokenizer(replace(TOKENIZER, frame_size=(24, 40))))
     dynamics = replace(DYNAMICS, latent_shape=tokenizer.config.latent_shape, actions=MINECRAFT)
-    agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=HeadConfig(hidden=16, distances=2), num_tasks=20)))
+    agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=HeadConfig(hidden=16, distances=2), tasks=TASKS)))
     told: list[list[int]] = []
-    monkeypatch.setattr("launch.models.load_actor", lambda *_: (tokenizer, agent))
+    monkeypatch.setattr("launch.models.load_actor", lambda *_, **__: (tokenizer, agent))
     monkeypatch.setattr("launch.climbs.agent_checkpoint", lambda run: run)
     monkeypatch.setattr("launch.climbs.identity", str)
     act, tell = AgentPolicy.act, AgentPolicy.tell

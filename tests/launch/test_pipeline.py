@@ -18,6 +18,7 @@ from PIL import Image
 from launch import checkpoint
 from launch.curves import read_metrics
 from launch.demo import PRESETS as DEMOS
+from tokenizer.shard_format import INDEX
 from tokenizer.shards import Dataset
 from tokenizer.video import decode_video
 
@@ -177,3 +178,12 @@ def test_an_agent_is_told_one_task_and_scored_by_another(
     capfd.readouterr()
     assert call("evaluate", *options, "--agents", "cloned", "--told", "cruise") == 1
     assert "task 'cruise' is none of the tasks of" in " ".join(capfd.readouterr().err.split())
+
+    shutil.copytree(pipeline / "data/train", other := tmp_path / "other")
+    index = json.loads((other / INDEX).read_text())
+    (other / INDEX).write_text(json.dumps({**index, "tasks": ["cruise", "drive"]}))
+    for told, number in {"cruise": 0, "drive": 1}.items():
+        assert call("evaluate", *options, "--agents", "cloned", "--told", told, "--data", other) == 1
+        complaint = " ".join(capfd.readouterr().err.split())
+        assert f"'{told}' is task {number} of {other}, and the agent in" in complaint
+        assert "was trained for the tasks drive: give the data" in complaint

@@ -33,7 +33,7 @@ def config(pipeline: Path, run: Path) -> TrainAgent:
 @pytest.fixture
 def watch(pipeline: Path, tmp_path: Path) -> Watch:
     made = Watch(config(pipeline, tmp_path), score=lambda m: -m["policy_nll"], relevant=relevant_clips)
-    made.begin(load_agent(pipeline / "agent").world, num_tasks=1, model=pipeline / "agent")
+    made.begin(load_agent(pipeline / "agent").world, tasks=("drive",), model=pipeline / "agent")
     return made
 
 
@@ -91,7 +91,7 @@ def test_the_best_checkpoint_is_the_one_that_scores_best_and_raises_no_alarm(pip
         replace(settings, loop=replace(settings.loop, steps=10)), score=lambda _: next(scores), relevant=relevant_clips
     )
     agent = load_agent(pipeline / "agent")
-    made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
+    made.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
     quiet, sound = made.measure, {"reward_bias": 0.0, "reward_correlation": 1.0, "end_excess": 0.0}
 
     def measure(model: torch.nn.Module, before: float) -> dict[str, float]:
@@ -111,7 +111,7 @@ def test_of_equals_the_newest_is_the_best_however_many_alarms_both_raise(pipelin
     """Imagination cannot mend a reward head: its alarm says nothing of which policy is the better one."""
     made = Watch(config(pipeline, tmp_path), score=lambda _: 0.0, relevant=relevant_clips)
     agent = load_agent(pipeline / "agent")
-    made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
+    made.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
     kept, off = [], {"reward_correlation": 0.0}
     for step, kl in enumerate((0.1, 0.2, 3.0), start=1):
         told = {**off, "kl_to_prior": kl}
@@ -127,7 +127,7 @@ def test_of_checkpoints_that_all_raise_alarms_the_one_that_is_off_least_is_the_b
     """An early clone fits held-out actions best, in a world model that has eroded most."""
     made = Watch(config(pipeline, tmp_path), score=lambda m: -m["policy_nll"], relevant=relevant_clips)
     agent = load_agent(pipeline / "agent")
-    made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
+    made.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
     for step, (ratio, correlation, nll) in enumerate([(1.55, 0.27, 5.9), (1.25, 0.44, 6.1), (1.16, 0.42, 6.3)], 1):
         told = {"video_error_ratio": ratio, "reward_correlation": correlation, "policy_nll": nll}
         made.measure = lambda *_, told=told: told  # type: ignore[method-assign, misc]
@@ -141,7 +141,7 @@ def test_what_a_run_that_came_to_nothing_left_is_not_the_best_of_the_next(pipeli
 
     def begin(held_out_clips: int) -> Any:
         made = Watch(replace(settings, held_out_clips=held_out_clips), score=lambda _: 0.0, relevant=relevant_clips)
-        made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
+        made.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
         best = json.loads((tmp_path / "alarms.json").read_text())["best"]
         made.measure = lambda *_: {"kl_to_prior": 0.0}  # type: ignore[method-assign]
         made(agent, 7)
@@ -158,7 +158,7 @@ def test_the_real_environment_chooses_where_it_is_allowed(pipeline: Path, tmp_pa
     settings = replace(config(pipeline, tmp_path), real_tracks=1, real_tokenizer=pipeline / "tokenizer")
     made = Watch(settings, score=lambda _: 0.0, relevant=relevant_clips)
     agent = load_agent(pipeline / "agent")
-    made.begin(agent.world, num_tasks=1, model=pipeline / "agent")
+    made.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
     measures = made(agent, 1)
     best = json.loads((tmp_path / "alarms.json").read_text())["best"]
     assert best["value"] == measures["real_return"]
