@@ -288,7 +288,8 @@ class _Count:
 
 
 _SHARED: dict[str, dict[str, Any]] = {"debug": {"workers": 1}, "laptop": {}}
-SIZES = {**_SHARED, "carracing": {}, "study": {}, "study_large": {}, "crafter": {}, "crafter_debug": _SHARED["debug"]}
+_PLAIN = ("carracing", "study", "study_large", "crafter", "base", "dreamer4")
+SIZES = {**_SHARED, **{name: {} for name in _PLAIN}, "crafter_debug": _SHARED["debug"]}
 VMC_SIZES = {**_SHARED, "take_cover": {}, "paper": {}}
 PRESETS = {
     name: EncodeLatents(

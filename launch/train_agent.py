@@ -20,7 +20,7 @@ from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_fits, load_world
-from launch.presets import MODELS
+from launch.presets import LOOPS, MODELS
 from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, LOOKED_AT, TrainAndWatch, Watch, check_actions_of
 
@@ -142,6 +142,28 @@ PRESETS["crafter_debug"] = replace(
     run=Path("runs/crafter_debug/agent"),
     data=("runs/crafter_debug/latents/train",),
     dynamics=Path("runs/crafter_debug/dynamics"),
+)
+PRESETS["base"] = TrainAgent(
+    run=Path("runs/base/agent"),
+    data=("runs/base/latents/train",),
+    dynamics=Path("runs/base/dynamics"),
+    batch_size=MODELS["base"].dynamics_clips.batch,
+    length=MODELS["base"].dynamics_clips.frames,
+    num_workers=4,
+    evaluate_every=1000,
+    held_out_clips=CLIPS_OF_MANY_TASKS,
+    model=MODELS["base"].agent,
+    loop=replace(LOOPS["base"], steps=10_000),
+)
+PRESETS["dreamer4"] = replace(
+    PRESETS["base"],
+    run=Path("runs/dreamer4/agent"),
+    data=("runs/dreamer4/latents/train",),
+    dynamics=Path("runs/dreamer4/dynamics"),
+    batch_size=MODELS["dreamer4"].dynamics_clips.batch,
+    length=MODELS["dreamer4"].dynamics_clips.frames,
+    model=MODELS["dreamer4"].agent,
+    loop=replace(LOOPS["dreamer4"], steps=20_000),
 )
 
 GIVEN = {AgentConfig: ["dynamics", "tasks"]}

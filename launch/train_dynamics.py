@@ -14,7 +14,7 @@ from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.command import main
 from launch.distributed import on_first_process
 from launch.loop import LoopConfig
-from launch.presets import MODELS
+from launch.presets import LOOPS, MODELS
 from launch.training import Source, TrainOnLatents, run_training
 from tokenizer.records import LatentClip
 
@@ -134,6 +134,26 @@ PRESETS["crafter"] = replace(
 )
 PRESETS["crafter_debug"] = replace(
     PRESETS["debug"], run=Path("runs/crafter_debug/dynamics"), data=("runs/crafter_debug/latents/train",)
+)
+PRESETS["base"] = TrainDynamics(
+    run=Path("runs/base/dynamics"),
+    data=("runs/base/latents/train",),
+    batch_size=MODELS["base"].dynamics_clips.batch,
+    length=MODELS["base"].dynamics_clips.frames,
+    long_length=128,
+    num_workers=4,
+    model=MODELS["base"].dynamics,
+    loop=LOOPS["base"],
+)
+PRESETS["dreamer4"] = replace(
+    PRESETS["base"],
+    run=Path("runs/dreamer4/dynamics"),
+    data=("runs/dreamer4/latents/train",),
+    batch_size=MODELS["dreamer4"].dynamics_clips.batch,
+    length=MODELS["dreamer4"].dynamics_clips.frames,
+    long_length=256,
+    model=MODELS["dreamer4"].dynamics,
+    loop=LOOPS["dreamer4"],
 )
 
 GIVEN = {DynamicsConfig: ["latent_shape", "actions", "tokenizer"]}

@@ -4,7 +4,8 @@
     python -m launch.train_imagination laptop --model.actor dynamics --run runs/laptop/dreamer_v1
 
 The second is Dreamer V1's actor: the gradient of the returns runs through the dynamics. With --held-out alarms tell
-when dreams pay more than the game, and the last checkpoint before that is kept.
+when dreams pay more than the game, and the checkpoint whose measures have left their ranges least is used, of equals
+the newest.
 """
 
 from dataclasses import dataclass, replace
@@ -153,6 +154,27 @@ PRESETS["crafter_debug"] = replace(
     run=Path("runs/crafter_debug/imagination"),
     data=("runs/crafter_debug/latents/train",),
     agent=Path("runs/crafter_debug/agent"),
+)
+PRESETS["base"] = replace(
+    PRESETS["study"],
+    run=Path("runs/base/imagination"),
+    data=("runs/base/latents/train",),
+    agent=Path("runs/base/agent"),
+    length=32,
+    batch_size=64,
+    held_out_clips=CLIPS_OF_MANY_TASKS,
+    num_workers=4,
+    model=MODELS["base"].imagination,
+    loop=replace(PRESETS["study"].loop, steps=1000, save_every=100),
+)
+PRESETS["dreamer4"] = replace(
+    PRESETS["base"],
+    run=Path("runs/dreamer4/imagination"),
+    data=("runs/dreamer4/latents/train",),
+    agent=Path("runs/dreamer4/agent"),
+    length=64,
+    batch_size=8,
+    model=MODELS["dreamer4"].imagination,
 )
 
 GIVEN = {ImaginationConfig: ["agent"]}

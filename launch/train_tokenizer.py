@@ -13,7 +13,7 @@ from launch.command import main
 from launch.distributed import on_first_process
 from launch.frame_training import TrainOnFrames, run_training_on_frames
 from launch.loop import LoopConfig
-from launch.presets import MODELS
+from launch.presets import LOOPS, MODELS
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.perceptual import perceptual_available
 
@@ -142,6 +142,29 @@ PRESETS["minecraft"] = replace(
     length=4,
     model=MODELS["minecraft"].tokenizer,
     loop=replace(PRESETS["laptop"].loop, steps=600),
+)
+PRESETS["base"] = TrainTokenizer(
+    run=Path("runs/base/tokenizer"),
+    data=("runs/base/data/train",),
+    held_out=Path("runs/base/data/held_out"),
+    skip_frames=0,
+    batch_size=MODELS["base"].tokenizer_clips.batch,
+    length=MODELS["base"].tokenizer_clips.frames,
+    num_workers=8,
+    evaluate_every=2000,
+    model=MODELS["base"].tokenizer,
+    loop=LOOPS["base"],
+)
+PRESETS["dreamer4"] = replace(
+    PRESETS["base"],
+    run=Path("runs/dreamer4/tokenizer"),
+    data=("runs/dreamer4/data/train",),
+    held_out=Path("runs/dreamer4/data/held_out"),
+    batch_size=MODELS["dreamer4"].tokenizer_clips.batch,
+    length=MODELS["dreamer4"].tokenizer_clips.frames,
+    long_length=256,
+    model=MODELS["dreamer4"].tokenizer,
+    loop=LOOPS["dreamer4"],
 )
 
 GIVEN = {TokenizerConfig: ["frame_size"]}
