@@ -35,6 +35,7 @@ from launch.evolved import Champion, Evolved, load_evolved, save_evolved
 from launch.interrupt import Interrupts
 from launch.loop import agreed, every
 from launch.models import check_same_tokenizer, fingerprint, load_mdn_rnn, load_vae
+from launch.presets import Clips
 from launch.report import Report
 from launch.rolling_out import DreamSpec, Judge, Judged, WorldSpec, judged
 from launch.run_folder import claimed
@@ -219,7 +220,7 @@ def _run(config: Evolve, controller: ControllerConfig, judge: Judge, accelerator
             if interrupted:
                 report.say(f"stopped; {report.step} generations are saved, run the same command again to go on")
                 raise SystemExit(128 + interrupted)
-            report.saw(found.num_steps // accelerator.num_processes)
+            report.saw(Clips(1, found.num_steps // accelerator.num_processes))
             return found
 
         for generation in range(first, config.generations + 1):

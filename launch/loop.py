@@ -24,8 +24,10 @@ from launch.engine import Engine
 from launch.engines import make_engine
 from launch.interrupt import Interrupts
 from launch.optimizers import OptimizerConfig, learning_rate
+from launch.presets import Clips
 from launch.report import Report
 from launch.saver import Saver
+from launch.utilisation import Utilisation
 from tokenizer.draws import Rows
 from tokenizer.records import Clip
 
@@ -126,7 +128,14 @@ def train(
         return
     batches = iter(stream)
     once = list(model.learns_once()) if isinstance(model, LearnsOnce) else []
-    report = Report(run, accelerator, first_step=start.step + 1, last_step=config.steps, seconds=start.seconds)
+    report = Report(
+        run,
+        accelerator,
+        first_step=start.step + 1,
+        last_step=config.steps,
+        seconds=start.seconds,
+        utilisation=Utilisation(getattr(model, "config", None), accelerator.device, config.precision),
+    )
     with report, Interrupts() as interrupts, Saver(run, config.keep) as saver:
         report.say(f"{'resuming' if start.step else 'starting'} at step {start.step + 1} of {config.steps} in {run}")
         if start.warning is not None:
@@ -185,7 +194,7 @@ def _parts(
         mine = first + count * accelerator.process_index
         rows = Rows(config.seed, step, mine, count, accelerator.device, begins_step=not part)
         first += count * accelerator.num_processes
-        report.saw(batch.labeled.numel())
+        report.saw(Clips(*batch.labeled.shape))
         yield batch, rows
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from agent.agent import Agent, AgentConfig
 from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.presets import Clips
 from launch.random_clips import random_clips
@@ -24,8 +25,13 @@ class MetaGenerator(torch.Generator):
     device = META
 
 
-def on_meta(config: TokenizerConfig | DynamicsConfig) -> Tokenizer | WorldModel:
+Model = Tokenizer | WorldModel | Agent
+
+
+def on_meta(config: TokenizerConfig | DynamicsConfig | AgentConfig) -> Model:
     """The model of this config."""
+    if isinstance(config, AgentConfig):
+        return agent_on_meta(config, world_on_meta(config.dynamics))
     return tokenizer_on_meta(config) if isinstance(config, TokenizerConfig) else world_on_meta(config)
 
 
@@ -40,6 +46,12 @@ def world_on_meta(config: DynamicsConfig) -> WorldModel:
         return WorldModel(uncapped_dynamics(config)).eval()
 
 
+def agent_on_meta(config: AgentConfig, world: WorldModel) -> Agent:
+    """In a world model that is there already."""
+    with META:
+        return Agent(replace(config, dynamics=world.config), world).eval()
+
+
 def uncapped_dynamics(config: DynamicsConfig) -> DynamicsConfig:
     return replace(config, transformer=_uncapped(config.transformer))
 
@@ -48,6 +60,7 @@ def _uncapped(config: TransformerConfig) -> TransformerConfig:
     return replace(config, soft_cap=None)
 
 
-def loss_on_meta(model: Tokenizer | WorldModel, clips: Clips) -> Tensor:
-    loss: Tensor = model(random_clips(model.config, clips, META), MetaGenerator())[0]
+def loss_on_meta(model: Model, clips: Clips) -> Tensor:
+    config = model.config.dynamics if isinstance(model, Agent) else model.config
+    loss: Tensor = model(random_clips(config, clips, META), MetaGenerator())[0]
     return loss

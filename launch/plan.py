@@ -8,7 +8,7 @@ here as `ASSUMPTIONS`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.activations import kept_by_autograd
 from launch.command import main
 from launch.flops import count_matmuls, total_flops
-from launch.on_meta import META, loss_on_meta, tokenizer_on_meta, world_on_meta
+from launch.on_meta import META, agent_on_meta, loss_on_meta, tokenizer_on_meta, world_on_meta
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.random_clips import random_latents
 from launch.run_folder import write_json
@@ -113,9 +113,7 @@ def estimate(config: Plan) -> dict[str, Any]:
 
 def build(preset: ModelPreset) -> Models:
     world = world_on_meta(preset.joined_dynamics)
-    with META:
-        agent = Agent(replace(preset.agent, dynamics=world.config), world)
-    return Models(tokenizer_on_meta(preset.tokenizer), world, agent.eval())
+    return Models(tokenizer_on_meta(preset.tokenizer), world, agent_on_meta(preset.agent, world))
 
 
 def count_parameters(models: Models) -> dict[str, int]:

@@ -10,7 +10,6 @@ from agent.heads import HeadConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
 from dynamics.world_model import DynamicsConfig
-from launch.loop import LoopConfig
 from tokenizer.autoencoder import TokenizerConfig
 from tokenizer.transformer import TransformerConfig
 
@@ -214,28 +213,3 @@ MODELS: dict[str, ModelPreset] = {
         dynamics_clips=Clips(4, 64),
     ),
 }
-
-LOOPS = {
-    "base": LoopConfig(
-        steps=100_000,
-        warmup_steps=1000,
-        log_every=50,
-        save_every=1000,
-        learning_rate=1e-3,
-        optimizer="muon",
-        ema_decay=0.999,
-        compile=True,
-    ),
-    # AdamW, which every way of sharding takes.
-    "dreamer4": LoopConfig(
-        steps=200_000,
-        warmup_steps=2000,
-        log_every=50,
-        save_every=1000,
-        learning_rate=1e-4,
-        ema_decay=0.9999,
-        compile=True,
-        activation_checkpointing=True,
-    ),
-}
-"""How the tokenizer and the dynamics of the large sizes train. Neither the paper nor anybody here says how long."""

@@ -17,6 +17,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from launch.presets import Clips
+from launch.utilisation import Utilisation
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -32,9 +35,11 @@ class Report:
         last_step: int,
         seconds: float,
         headline: str = "loss",
+        utilisation: Utilisation | None = None,
     ) -> None:
-        """`headline` names the metric that the bar shows."""
+        """`headline` names the metric that the bar shows; `utilisation` notes what each batch took."""
         self.headline = headline
+        self.utilisation = utilisation
         self.path = run / "metrics.jsonl"
         self.accelerator = accelerator
         self.step = first_step - 1
@@ -81,9 +86,11 @@ class Report:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             sys.stdout.flush()
 
-    def saw(self, frames: int) -> None:
-        """Notes that this rank learned from so many frames."""
-        self._window[1] += frames * self.accelerator.num_processes
+    def saw(self, clips: Clips) -> None:
+        """Notes that this rank learned from such a batch."""
+        self._window[1] += clips.batch * clips.frames * self.accelerator.num_processes
+        if self.utilisation is not None:
+            self.utilisation.saw(clips)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -117,6 +124,8 @@ class Report:
             "data_wait_share": waited / seconds,
             "memory_gb": memory_gb(self.accelerator.device),
         }
+        if self.utilisation is not None:
+            values |= self.utilisation.read(seconds)
         self.write(values)
         self._show(values)
         return values
@@ -146,6 +155,8 @@ class Report:
             f"{self.headline} {values[self.headline]:.4g}  {values['steps_per_second']:.3g} steps/s"
             f"  {values['frames_per_second']:.3g} frames/s  {values['memory_gb']:.2g} GB"
         )
+        if "flop_utilisation" in values:
+            text += f"  {values['tflops_per_second']:.2g} TFLOP/s ({values['flop_utilisation']:.0%})"
         self._bar.update(self._task, text=text)
         now, last = time.perf_counter(), self.step >= self.last_step
         if not self._console.is_terminal and (now >= self._next_line or last):

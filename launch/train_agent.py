@@ -20,7 +20,8 @@ from dynamics.world_model import WorldModel
 from launch.command import main
 from launch.loop import LoopConfig
 from launch.models import check_fits, load_world
-from launch.presets import LOOPS, MODELS
+from launch.preset_loops import LOOPS
+from launch.presets import MODELS
 from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, LOOKED_AT, TrainAndWatch, Watch, check_actions_of
 

@@ -14,7 +14,8 @@ from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.command import main
 from launch.distributed import on_first_process
 from launch.loop import LoopConfig
-from launch.presets import LOOPS, MODELS
+from launch.preset_loops import LOOPS
+from launch.presets import MODELS
 from launch.training import Source, TrainOnLatents, run_training
 from tokenizer.records import LatentClip
 

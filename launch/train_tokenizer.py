@@ -13,7 +13,8 @@ from launch.command import main
 from launch.distributed import on_first_process
 from launch.frame_training import TrainOnFrames, run_training_on_frames
 from launch.loop import LoopConfig
-from launch.presets import LOOPS, MODELS
+from launch.preset_loops import LOOPS
+from launch.presets import MODELS
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
 from tokenizer.perceptual import perceptual_available
 

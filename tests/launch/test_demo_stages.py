@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch import demo, stages
+from launch import collect, demo, dream, stages, train_agent, train_dynamics, train_imagination, train_tokenizer
 from launch.command import main
 
 STAGES = [
@@ -33,3 +33,12 @@ def test_a_stage_is_a_command_line_that_is_taken(
     monkeypatch.setattr(sys, "argv", command[2:])
     main(module.PRESETS, taken.append, description=None)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("name", ["crafter", "crafter_debug"])
+def test_what_is_dreamt_and_learned_fits_into_the_clips_that_are_collected(name: str) -> None:
+    """A demo stopped an hour after its start: its clips had become shorter than its dreams."""
+    frames = collect.PRESETS[name].clip_frames
+    assert frames is not None
+    trained = (train_tokenizer, train_dynamics, train_agent, train_imagination)
+    assert max(dream.PRESETS[name].length, *(command.PRESETS[name].length for command in trained)) <= frames
