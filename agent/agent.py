@@ -36,6 +36,10 @@ class AgentConfig:
     """Losses of the finetuning. The policy's alone is behaviour cloning without a world model, and lets the world model
     erode: such an agent cannot dream."""
 
+    policy_weight: float = 1.0
+    """Of the cloning loss beside the others, once all are of one scale. Rewards and ends are rare and their gradients
+    rough: where steps are few, the policy learns more of them with more weight."""
+
     temperature: float = 1.0
     """Of the distribution that actions are drawn from, in dreams and in the game. Below 1 the agent does what is likely
     more often than its demonstrators did, whose noise it has cloned too."""
@@ -47,6 +51,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.false_actions <= 1:
             raise ValueError(f"false_actions={self.false_actions} is not in [0, 1]")
+        if self.policy_weight <= 0:
+            raise ValueError(f"policy_weight={self.policy_weight} must be above 0")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if "policy" not in self.learns:
@@ -90,7 +96,8 @@ class Agent(nn.Module):
         return agent_output.float().flatten(-2)
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Video, reward and end losses on uniform rows, cloning loss on relevant rows, each divided by its running RMS.
+        """Video, reward and end losses on uniform rows, cloning loss on relevant rows, each divided by its running RMS;
+        the cloning loss times its weight.
 
         The first half of the batch is uniform, the second relevant (see `agent.relevance`).
         """
@@ -115,7 +122,9 @@ class Agent(nn.Module):
             cloned = self.read(heard, draws)
         terms["policy"] = self.policy_loss(cloned, relevant)
         scales = {"video": self.video_rms, "policy": self.policy_rms, "reward": self.reward_rms, "end": self.end_rms}
-        loss = torch.stack([scales[name](term) for name, term in terms.items()]).sum()
+        scaled = {name: scales[name](term) for name, term in terms.items()}
+        scaled["policy"] = self.config.policy_weight * scaled["policy"]
+        loss = torch.stack(list(scaled.values())).sum()
         metrics["loss"] = torch.stack(list(terms.values())).sum().detach()
         return loss, metrics | {f"{name}_loss": term.detach() for name, term in terms.items()}
 

@@ -54,6 +54,16 @@ def test_actions_to_come_of_uniform_rows_are_not_cloned() -> None:
     assert known.any()
 
 
+def test_a_weight_of_the_cloning_loss_weighs_nothing_else() -> None:
+    usual, weighed = gradients(CONFIG), gradients(replace(CONFIG, policy_weight=3.0))
+    for name, gradient in usual.items():
+        if name.startswith(("reward.", "end.", "policy.")):
+            factor = 3 if name.startswith("policy.") else 1
+            torch.testing.assert_close(weighed[name], factor * gradient)
+    with pytest.raises(ValueError, match="policy_weight=0"):
+        AgentConfig(policy_weight=0)
+
+
 def test_cloning_alone_leaves_all_other_heads_and_the_video_without_a_gradient() -> None:
     found = gradients(replace(CONFIG, learns=("policy",)))
     assert any(name.startswith("policy.") for name in found)
