@@ -134,7 +134,9 @@ def train(
         first_step=start.step + 1,
         last_step=config.steps,
         seconds=start.seconds,
-        utilisation=Utilisation(getattr(model, "config", None), accelerator.device, config.precision),
+        utilisation=Utilisation(
+            getattr(model, "config", None), accelerator.device, config.precision, steps=config.steps - start.step
+        ),
     )
     with report, Interrupts() as interrupts, Saver(run, config.keep) as saver:
         report.say(f"{'resuming' if start.step else 'starting'} at step {start.step + 1} of {config.steps} in {run}")

@@ -17,6 +17,8 @@ from launch.on_meta import loss_on_meta, on_meta
 from launch.presets import Clips
 from tokenizer.autoencoder import TokenizerConfig
 
+STEPS_WORTH_COUNTING = 20
+"""Counting and measuring take a second or two: a training of fewer steps says nothing."""
 CPU_SIZE = 1024
 """Width of the product that is a processor's peak here: of a quarter of a second in all."""
 
@@ -24,9 +26,9 @@ CPU_SIZE = 1024
 class Utilisation:
     """Of this process's device. Of a model that is not counted (imagination, V and M) it says nothing."""
 
-    def __init__(self, config: Any, device: torch.device, precision: Precision) -> None:
-        """`config` is the model's, if it has one."""
-        counted = isinstance(config, TokenizerConfig | DynamicsConfig | AgentConfig)
+    def __init__(self, config: Any, device: torch.device, precision: Precision, *, steps: int) -> None:
+        """`config` is the model's, if it has one; `steps` are those that are to be taken."""
+        counted = isinstance(config, TokenizerConfig | DynamicsConfig | AgentConfig) and steps >= STEPS_WORTH_COUNTING
         self._config = config if counted else None
         self._peak = peak_flops(device, calculated_in(precision)) if counted else 0.0
         self._flops = 0
