@@ -26,6 +26,7 @@ from launch.on_meta import META, agent_on_meta, loss_on_meta, tokenizer_on_meta,
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.random_clips import random_latents
 from launch.run_folder import write_json
+from launch.utilisation import step_flops
 from tokenizer.autoencoder import Tokenizer
 
 PAPER_FRAMES = 2541 * 3600 * 20
@@ -134,7 +135,7 @@ def state_bytes(parameters: int, gpus: int) -> dict[str, int]:
 
 
 def _training_flops(model: Tokenizer | WorldModel, clips: Clips) -> dict[str, float]:
-    step = total_flops(count_matmuls(lambda: loss_on_meta(model, clips).backward()))
+    step = step_flops(model.config, clips)
     return {"step": step, "frame": step / (clips.batch * clips.frames)}
 
 
