@@ -22,7 +22,7 @@ from launch.distributed import FloatFormat
 from launch.flops import Counts, MatmulShape, count_matmuls, floor_seconds, synchronise, total_flops
 from launch.memory import fits
 from launch.models import for_inference
-from launch.on_meta import loss_on_meta, on_meta, uncapped_dynamics
+from launch.on_meta import on_meta, step_products, uncapped_dynamics
 from launch.presets import Clips
 from launch.random_clips import random_actions, random_clips, random_latents
 from launch.report import memory_gb
@@ -99,8 +99,7 @@ def _products(
     """Those of a training step: of itself on a CPU, elsewhere of its twin, since soft-capping's kernel hides them."""
     if device.type == "cpu":
         return count_matmuls(step)
-    twin = on_meta(config)
-    return count_matmuls(lambda: loss_on_meta(twin, clips).backward())
+    return step_products(on_meta(config), clips)
 
 
 def training_step(model: nn.Module, batch: Any, accelerator: Accelerator) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agent.agent import Agent, AgentConfig
 from dynamics.world_model import DynamicsConfig, WorldModel
+from launch.flops import Counts, count_matmuls
 from launch.presets import Clips
 from launch.random_clips import random_clips
 from tokenizer.autoencoder import Tokenizer, TokenizerConfig
@@ -64,3 +65,8 @@ def loss_on_meta(model: Model, clips: Clips) -> Tensor:
     config = model.config.dynamics if isinstance(model, Agent) else model.config
     loss: Tensor = model(random_clips(config, clips, META), MetaGenerator())[0]
     return loss
+
+
+def step_products(model: Model, clips: Clips) -> Counts:
+    """The matrix products of a training step's forward and backward passes."""
+    return count_matmuls(lambda: loss_on_meta(model, clips).backward())

@@ -22,11 +22,10 @@ from dynamics.world_model import DynamicsConfig, WorldModel
 from launch.activations import kept_by_autograd
 from launch.command import main
 from launch.flops import count_matmuls, total_flops
-from launch.on_meta import META, agent_on_meta, loss_on_meta, tokenizer_on_meta, world_on_meta
+from launch.on_meta import META, agent_on_meta, loss_on_meta, step_products, tokenizer_on_meta, world_on_meta
 from launch.presets import MODELS, Clips, ModelPreset
 from launch.random_clips import random_latents
 from launch.run_folder import write_json
-from launch.utilisation import step_flops
 from tokenizer.autoencoder import Tokenizer
 
 PAPER_FRAMES = 2541 * 3600 * 20
@@ -135,7 +134,7 @@ def state_bytes(parameters: int, gpus: int) -> dict[str, int]:
 
 
 def _training_flops(model: Tokenizer | WorldModel, clips: Clips) -> dict[str, float]:
-    step = step_flops(model.config, clips)
+    step = total_flops(step_products(model, clips))
     return {"step": step, "frame": step / (clips.batch * clips.frames)}
 
 

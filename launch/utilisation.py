@@ -12,8 +12,8 @@ import torch
 from agent.agent import AgentConfig
 from dynamics.world_model import DynamicsConfig
 from launch.distributed import FloatFormat, Precision, calculated_in
-from launch.flops import count_matmuls, peak_rate, total_flops
-from launch.on_meta import loss_on_meta, on_meta
+from launch.flops import peak_rate, total_flops
+from launch.on_meta import on_meta, step_products
 from launch.presets import Clips
 from tokenizer.autoencoder import TokenizerConfig
 
@@ -49,8 +49,7 @@ class Utilisation:
 @cache
 def step_flops(config: TokenizerConfig | DynamicsConfig | AgentConfig, clips: Clips) -> int:
     """Of the loss of a batch and its backward pass."""
-    model = on_meta(config)
-    return total_flops(count_matmuls(lambda: loss_on_meta(model, clips).backward()))
+    return total_flops(step_products(on_meta(config), clips))
 
 
 @cache
