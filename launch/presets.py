@@ -121,14 +121,16 @@ MODELS: dict[str, ModelPreset] = {
         tokenizer_clips=Clips(64, 8),
         dynamics_clips=Clips(64, 24),
     ),
-    # The study's sizes; how its agents act was found for driving.
+    # The study's sizes; how its agents act was found for driving. See agent/EXPERIMENTS.md.
     "crafter": replace(
         _LAPTOP,
         tokenizer=replace(
             _LAPTOP.tokenizer, frame_size=(72, 72), num_latents=64, latent_dim=8, packing=4, max_mask=0.5
         ),
         dynamics=_STUDY_DYNAMICS,
-        imagination=_STUDY_IMAGINATION,
+        agent=AgentConfig(policy_weight=16.0),
+        # Its dreams pay for more than the game does: the prior holds what was cloned.
+        imagination=replace(_STUDY_IMAGINATION, beta=1.0),
         tokenizer_clips=Clips(32, 2),
         dynamics_clips=Clips(8, 24),
     ),
