@@ -37,8 +37,8 @@ class AgentConfig:
     erode: such an agent cannot dream."""
 
     policy_weight: float = 1.0
-    """Of the cloning loss beside the others, once all are of one scale. Rewards and ends are rare and their gradients
-    rough: where steps are few, the policy learns more of them with more weight."""
+    """Of the cloning loss beside the others, once all are of one scale; alone it weighs nothing. Rewards and ends are
+    rare and their gradients rough: where steps are few, the policy learns more of them with more weight."""
 
     temperature: float = 1.0
     """Of the distribution that actions are drawn from, in dreams and in the game. Below 1 the agent does what is likely
@@ -97,7 +97,7 @@ class Agent(nn.Module):
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Video, reward and end losses on uniform rows, cloning loss on relevant rows, each divided by its running RMS;
-        the cloning loss times its weight.
+        the cloning loss beside others times its weight.
 
         The first half of the batch is uniform, the second relevant (see `agent.relevance`).
         """
@@ -123,7 +123,8 @@ class Agent(nn.Module):
         terms["policy"] = self.policy_loss(cloned, relevant)
         scales = {"video": self.video_rms, "policy": self.policy_rms, "reward": self.reward_rms, "end": self.end_rms}
         scaled = {name: scales[name](term) for name, term in terms.items()}
-        scaled["policy"] = self.config.policy_weight * scaled["policy"]
+        if len(scaled) > 1:
+            scaled["policy"] = self.config.policy_weight * scaled["policy"]
         loss = torch.stack(list(scaled.values())).sum()
         metrics["loss"] = torch.stack(list(terms.values())).sum().detach()
         return loss, metrics | {f"{name}_loss": term.detach() for name, term in terms.items()}

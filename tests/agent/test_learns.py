@@ -60,6 +60,8 @@ def test_a_weight_of_the_cloning_loss_weighs_nothing_else() -> None:
         if name.startswith(("reward.", "end.", "policy.")):
             factor = 3 if name.startswith("policy.") else 1
             torch.testing.assert_close(weighed[name], factor * gradient)
+    alone = replace(CONFIG, learns=("policy",))
+    torch.testing.assert_close(gradients(replace(alone, policy_weight=3.0)), gradients(alone))
     with pytest.raises(ValueError, match="policy_weight=0"):
         AgentConfig(policy_weight=0)
 
