@@ -51,13 +51,14 @@ def evaluate_ladder(
     numbers: Mapping[str, int],
     max_steps: int,
     attempts: int = 3,
+    started: bool = False,
 ) -> None:
     """One episode from each seed, side by side, until the game ends or after `max_steps` actions.
 
     An episode whose game breaks is played anew from its seed, once all others are over; after so many attempts it
-    counts as failed. `numbers` are those by which the policy knows the ladder's tasks. Raises ValueError where there
-    are fewer seeds than environments, and NoGameStarts where the games of `STARTS` seeds in a row, or all that there
-    are, broke before their first step: none of them counts.
+    counts as failed. `numbers` are those by which the policy knows the ladder's tasks, `started` whether games of
+    other seeds came further before. Raises ValueError where there are fewer seeds than environments, and NoGameStarts
+    where the games of `STARTS` seeds in a row, or of all seeds, broke before their first step: none of them counts.
     """
     if len(seeds) < envs.num_envs or attempts < 1 or max_steps < 1:
         raise ValueError(
@@ -65,7 +66,7 @@ def evaluate_ladder(
             "a seed for each environment, at least one attempt and one step"
         )
     waiting = deque((seed, 1) for seed in seeds)
-    started, begun = False, 0
+    begun = 0
     dead: set[int] = set()
     """Seeds whose games broke at once, since the last one that came further."""
     lost: list[Climber] = []

@@ -4,6 +4,7 @@ A ladder is told what happened in each step, as counts by the names of events, a
 current one has happened so many times. Which game it belongs to is data.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ class Ladder:
     rungs: tuple[Rung, ...]
     milestones: Mapping[str, str]
     """Name -> the event whose first time reaches it: a task's, or another of the game."""
+    counts_all: bool = False
+    """Whether what happened in the episode before a rung was told counts for it as well."""
 
     def __post_init__(self) -> None:
         for place, (task, times) in enumerate(self.rungs, start=1):
@@ -27,6 +30,12 @@ class Ladder:
                 raise ValueError(f"rung {place} asks for {task} {times} times: only the last one may be without end")
         if not self.rungs:
             raise ValueError("a ladder needs at least one rung")
+
+    @property
+    def rules(self) -> str:
+        """What is told and when, in one line: episodes by the same rules may stand in one table."""
+        told = ", ".join(f"{times or 'endlessly'} x {task}" for task, times in self.rungs)
+        return f"{told}; {'all' if self.counts_all else 'what was told'} counts"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -44,8 +53,10 @@ class Climb:
 
     def __init__(self, ladder: Ladder) -> None:
         self.ladder = ladder
-        self.rung, self.count = 0, 0
-        """Number of the current rung, and how many events of its task were seen since it was told."""
+        self.rung = 0
+        """Number of the current rung."""
+        self.counts: Counter[str] = Counter()
+        """Of the events that count for it."""
         self.reached: dict[str, int] = {}
         """Milestone -> the step at which it was first reached."""
 
@@ -56,18 +67,18 @@ class Climb:
     def see(self, events: Mapping[str, int], step: int) -> bool:
         """Takes in what happened in a step; says whether another task is current now.
 
-        Only what was told counts, and a step finishes one rung at most: what it brought beyond that was not asked for.
+        Where only what was told counts a step finishes one rung at most: what it brought beyond that was not asked for.
         The last rung stays.
         """
+        before, last = self.task, len(self.ladder.rungs) - 1
         for milestone, event in self.ladder.milestones.items():
             if events.get(event, 0) > 0:
                 self.reached.setdefault(milestone, step)
-        self.count += events.get(self.task, 0)
-        wanted = self.ladder.rungs[self.rung].times
-        if wanted is None or self.count < wanted or self.rung + 1 == len(self.ladder.rungs):
-            return False
-        before = self.task
-        self.rung, self.count = self.rung + 1, 0
+        self.counts.update(events)
+        while self.rung < last and self.counts[self.task] >= (self.ladder.rungs[self.rung].times or 0):
+            self.rung += 1
+            if not self.ladder.counts_all:
+                self.counts.clear()
         return self.task != before
 
 
@@ -144,6 +155,8 @@ CRAFTER_LADDER = Ladder(
             *("make_iron_sword", "make_stone_sword", "make_wood_sword", "place_plant", "place_stone", "wake_up"),
         )
     },
+    counts_all=True,
 )
 """The counts are what later rungs use up: 2 wood for the table and 1 for each pickaxe; 4 stone for the furnace, 1 for
-the stone pickaxe. The bag holds 9 of each. Milestones are all of the game's achievements, those of the rungs first."""
+the stone pickaxe. The bag holds 9 of each. Nothing need be made twice: who set up a table while gathering wood is not
+told to set up another. Milestones are all of the game's achievements, those of the rungs first."""

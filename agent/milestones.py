@@ -35,7 +35,8 @@ class Ascent:
 def table(ascents: Sequence[Ascent], ladder: Ladder, *, fps: float) -> dict[str, Any]:
     """Milestones with their share of all episodes, its 95 % interval (Wilson), and the median time of those that did.
 
-    An episode whose game broke each time counts as one that reached nothing.
+    An episode whose game broke each time counts as one that reached nothing. `told` says of each rung how many
+    episodes came to it.
     """
     whole = [ascent for ascent in ascents if ascent.ended != "failed"]
     return {
@@ -43,6 +44,7 @@ def table(ascents: Sequence[Ascent], ladder: Ladder, *, fps: float) -> dict[str,
         "ended": {**dict.fromkeys(("time", "death", "failed"), 0), **Counter(ascent.ended for ascent in ascents)},
         "broken_games": sum(ascent.attempts - (ascent.ended != "failed") for ascent in ascents),
         "reasons": dict(Counter(ascent.reason for ascent in ascents if ascent.reason)),
+        "told": [sum(ascent.rung >= rung for ascent in whole) for rung in range(len(ladder.rungs))],
         "milestones": {
             name: _row([a.reached[name] for a in whole if name in a.reached], len(ascents), fps)
             for name in ladder.milestones

@@ -201,6 +201,7 @@ def _ascents(folder: Path, contender: Contender, course: Course) -> list[Ascent]
     made_by = {
         "model": contender.model,
         "environment": course.environment,
+        "ladder": course.ladder.rules,
         "max_steps": course.max_steps,
         **course.rules,
     }
@@ -244,6 +245,7 @@ def _play(policy: Policy, keeper: Keeper, course: Course) -> None:
                 numbers=course.numbers,
                 max_steps=course.max_steps,
                 attempts=course.attempts,
+                started=any(ascent.ended != "failed" for ascent in keeper.ascents.values()),
             )
         finally:
             keeper.close()

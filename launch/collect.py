@@ -6,7 +6,6 @@ Two datasets come of it: OUT/train, and OUT/held_out on other tracks. Run again,
 missing; the same seed gives the same bytes. The tracks' seeds are those of `agent.seeds`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from agent.ladder import CRAFTER_LADDER
 from agent.seeds import HELD_OUT_TRACKS, TRAIN_TRACKS, track_seed
 from launch.command import main
 from launch.interrupt import Interrupts
+from launch.run_folder import claimed_as
 from launch.workers import Bar, carry_out
-from tokenizer.files import write_atomically
 from tokenizer.shard_format import INDEX, DatasetMeta
 from tokenizer.shard_writer import finish_dataset, has_shard
 
@@ -222,14 +221,11 @@ def _plan(config: CollectConfig, name: str, driver: str, episodes: int, tracks: 
 
 
 def _claim(config: CollectConfig) -> None:
-    """Notes in the folder what is collected there, so that no other settings fill up its gaps."""
+    """Raises ValueError where other settings were collected."""
     settings = {name: value for name, value in vars(config).items() if name not in ("out", "processes")}
     settings["tasks"] = list(config.tasks)  # as JSON gives them back
-    path = config.out / "collect.json"
-    if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=1).encode())
-        return
-    before = {"tasks": [], "every_task": False, "clip_frames": None, **json.loads(path.read_text())}
+    before = claimed_as(config.out / "collect.json", settings)
+    before = {"tasks": [], "every_task": False, "clip_frames": None, **before}
     differing = [f"{name}={before.get(name)!r}" for name, value in settings.items() if before.get(name) != value]
     if differing:
         raise ValueError(f"{config.out} was collected with {', '.join(differing)}: choose another --out")

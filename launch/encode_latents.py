@@ -8,7 +8,6 @@ that see the same folder, or the command started twice. Each takes a shard that 
 has in hand; so the shards of a process that was killed go to the others, or to the same command run again.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from launch.encoding import EpisodeEncoder, FrozenTokenizer
 from launch.interrupt import Interrupts
 from launch.memory import fits
 from launch.models import default_device
-from launch.run_folder import held, write_json
+from launch.run_folder import claimed_as, held
 from launch.training import open_dataset
 from launch.workers import Bar, Tell, carry_out
 from tokenizer.autoencoder import Tokenizer
@@ -133,16 +132,10 @@ def _orders(config: EncodeLatents, video: Dataset, folder: Path, meta: DatasetMe
 
 
 def _claim(out: Path, made_of: dict[str, str]) -> None:
-    """Notes in the folder what is encoded there with what, so that no other shards fill up its gaps."""
+    """Raises ValueError where other videos were encoded, or by another tokenizer."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "encode.json"
     with held(out / LOCK, WHOLE, wait=True):
-        if not path.exists():
-            if any(out.glob("shard-*")):
-                raise ValueError(f"{out} holds shards that this command did not write: delete it or name another --out")
-            write_json(path, made_of)
-            return
-    before = json.loads(path.read_text())
+        before = claimed_as(out / "encode.json", made_of)
     for name, value in made_of.items():
         if before.get(name) != value:
             raise ValueError(

@@ -1,6 +1,5 @@
 """What importers share: recordings become shards in parallel, each whole or not at all, and what is missing later."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 
 from launch.import_clips import Recording, clips_of
 from launch.interrupt import Interrupts
-from launch.run_folder import alone_in, write_json
+from launch.run_folder import alone_in, claimed_as, write_json
 from launch.workers import Bar, Tell, carry_out
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shard_writer import ShardWriter, finish_dataset, has_shard
@@ -192,12 +191,8 @@ def _orders(
 
 
 def _claim(out: Path, settings: Mapping[str, str], sizes: Mapping[str, int]) -> None:
-    """Notes what is imported, so that no other settings or files fill up the gaps."""
-    path = out / "import.json"
-    if not path.exists():
-        write_json(path, {"settings": dict(settings), "videos": dict(sizes)})
-        return
-    before = json.loads(path.read_text())
+    """Raises ValueError where other settings or files were imported."""
+    before = claimed_as(out / "import.json", {"settings": dict(settings), "videos": dict(sizes)})
     was, there = before["settings"], before["videos"]
     differing = [f"{name}={was.get(name)}" for name in settings if was.get(name) != settings[name]]
     if differing:

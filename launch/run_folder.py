@@ -121,6 +121,21 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     }
 
 
+def claimed_as(path: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """What the dataset in the file's folder is made of, so that nothing else fills up its gaps: noted there at first.
+
+    Raises ValueError where the folder or its parts hold shards, and no such note.
+    """
+    if path.exists():
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
+    folder = path.parent
+    if any(folder.glob("shard-*")) or any(folder.glob("*/shard-*")):
+        raise ValueError(f"{folder} holds shards that this command did not write: delete it or name another --out")
+    write_json(path, made_of)
+    return dict(made_of)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

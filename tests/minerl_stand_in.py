@@ -127,6 +127,8 @@ class Survival:
                 self.stats[kind][item] = self.stats[kind][item] + count
         if MODE == "loses" and self.now == int(AT):
             return self.observe(), 0, True, {"error": "Connection timed out!"}
+        if MODE.startswith("time is up") and self.now == int(AT):
+            return self.observe(), 0.0, True, {"TimeLimit.truncated": "dead" not in MODE}
         return self.observe(), 0.0, MODE == "killed by a zombie" and self.now == int(AT), {"isGuiOpen": False}
 
     def breaks(self):

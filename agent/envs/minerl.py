@@ -89,7 +89,7 @@ class MineRLEnvironment:
             try:
                 self._game = self._game or self._start()
                 told = self._game.ask({"do": "reset", "seed": seed}, seconds=self.options.start_seconds)
-            except GameFailed as error:
+            except (GameFailed, OSError) as error:  # the latter where memory, disk or handles are short
                 failed = str(error)
                 self.close()
                 continue
@@ -121,8 +121,7 @@ class MineRLEnvironment:
     def _arrival(self, row: NDArray[np.float32], told: Mapping[str, Any], game: Game) -> Arrival:
         happened = self._count(told)
         paid = tuple(float(happened.get(task, 0) > 0) for task in TASKS)
-        limit = game.facts["limit"]
-        timed_out = told["done"] and (told["timed_out"] or (limit is not None and told["steps"] >= limit))
+        timed_out = told["done"] and _timed_out(told, game.facts["limit"])
         survival = self.task_names == TASKS
         return Arrival.after(
             row,
@@ -155,3 +154,10 @@ class MineRLEnvironment:
         if self._game is not None:
             self._game.close()
             self._game = None
+
+
+def _timed_out(told: Mapping[str, Any], limit: int | None) -> bool:
+    """gym's clock knows, where it ran out; that of a task leaves only the count of steps."""
+    if told["timed_out"] is not None:
+        return bool(told["timed_out"])
+    return limit is not None and bool(told["steps"] >= limit)

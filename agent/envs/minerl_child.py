@@ -64,7 +64,7 @@ class Child:
         if "error" in info:
             return {"failure": "MineRL lost its game: {}".format(info["error"])}
         self.steps += 1
-        ended = {"reward": float(reward), "done": bool(done), "timed_out": bool(info.get("TimeLimit.truncated", False))}
+        ended = {"reward": float(reward), "done": bool(done), "timed_out": info.get("TimeLimit.truncated")}
         return {**self.state(observation), **ended, "steps": self.steps}
 
     def checked(self, action: dict[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def parse_lines(text: Sequence[str]) -> tuple[list[Line], bool]:
     for number, one in enumerate(text[:filled]):
         try:
             line = json.loads(one)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == filled - 1 and lines:
                 return lines, True
             raise ValueError(f"a line is broken: line {number + 1} of {filled} is no JSON") from error
@@ -157,24 +157,28 @@ def changed_slots(lines: Sequence[Line]) -> Flags:
 def camera_steps(lines: Sequence[Line], is_open: Flags, window_scale: float) -> Numbers:
     """Degrees from each line to the next [n - 1, 2].
 
-    The view's own change where no window is open, else that of the cursor; the mouse's movement where a line lacks
-    them; none where the window closes, as the cursor's is no camera's any more.
+    The view's own change where no window is open, else that of the cursor; where a line lacks them the mouse's
+    movement, in a window by its scale; none where the window closes, as the cursor's is no camera's any more.
     """
     mouse = np.nan_to_num(_numbers(lines, ("dy", "dx"), of="mouse"))[:-1] * DEGREES_PER_PIXEL
     cursor = np.diff(_numbers(lines, ("scaledY", "scaledX"), of="mouse"), axis=0) * DEGREES_PER_PIXEL
     turn = _turns(lines)
     was_open = is_open[:-1, None]
     exact = np.where(was_open, cursor, turn)
-    degrees = np.where(np.isfinite(exact), exact, mouse) * np.where(was_open, window_scale, 1.0)
+    degrees = np.where(np.isfinite(exact), exact, mouse * np.where(was_open, window_scale, 1.0))
     degrees[is_open[:-1] & ~is_open[1:]] = 0
     degrees[~(np.abs(degrees) <= MAX_TURN)] = 0
     return degrees
 
 
 def _turns(lines: Sequence[Line]) -> Numbers:
-    """The view's change to the next line [n - 1, 2]: the shorter way round."""
-    turn: Numbers = np.diff(_numbers(lines, ("pitch", "yaw")), axis=0)
-    turn[:, 1] = (turn[:, 1] + MAX_TURN) % (2 * MAX_TURN) - MAX_TURN
+    """The view's change to the next line [n - 1, 2]: the shorter way round where the yaw is told within half a turn
+    of 0, as it is then the same again after a whole one."""
+    view = _numbers(lines, ("pitch", "yaw"))
+    turn: Numbers = np.diff(view, axis=0)
+    is_within = np.abs(view[:, 1]) <= MAX_TURN
+    shorter = (turn[:, 1] + MAX_TURN) % (2 * MAX_TURN) - MAX_TURN
+    turn[:, 1] = np.where(is_within[1:] & is_within[:-1], shorter, turn[:, 1])
     return turn
 
 

@@ -197,6 +197,14 @@ def test_a_world_that_never_starts_fails_alone(num_envs: int) -> None:
         ]
 
 
+def test_worlds_that_never_start_fail_alone_where_others_were_played_before() -> None:
+    games = Games(1, {seed: {0: "a broken world"} for seed in range(4)})
+    diary, _ = climb(games, [0, 1], attempts=2, started=True)
+    assert [(ascent.seed, ascent.ended) for ascent in diary.ascents] == [(0, "failed"), (1, "failed")]
+    with pytest.raises(NoGameStarts, match="no game starts any more"):
+        climb(games, range(4), attempts=2, started=True)
+
+
 def test_who_is_stopped_gives_up_what_is_under_way() -> None:
     diary, _ = climb(Games(2), range(6), Diary(stop_after=15))
     assert [ascent.seed for ascent in diary.ascents] == [0, 1]

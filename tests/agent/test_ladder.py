@@ -1,5 +1,7 @@
 """Ladders go up exactly when they should, and what a set of episodes says is right by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent.envs.minecraft_events import COUNTERS, OBTAINED, TASKS, counter_name, events
@@ -34,7 +36,15 @@ def test_only_what_was_told_counts_but_milestones_are_of_everything() -> None:
 def test_what_a_step_brings_beyond_its_rung_was_not_asked_for() -> None:
     climb = Climb(SMALL)
     assert climb.see({"dig": 7, "build": 1}, 1)
-    assert climb.task == "build" and climb.count == 0
+    assert climb.task == "build" and not climb.counts
+
+
+def test_where_all_counts_a_ladder_tells_what_was_not_done_yet() -> None:
+    climb = Climb(replace(SMALL, counts_all=True))
+    assert not climb.see({"build": 1}, 1) and climb.task == "dig"
+    assert not climb.see({"dig": 1}, 2)
+    assert not climb.see({"dig": 1}, 3), "digging it is again: the house was built before it was told"
+    assert climb.rung == 2
 
 
 def test_the_last_rung_stays() -> None:
@@ -69,6 +79,11 @@ def test_minecrafts_ladder_leads_to_a_diamond_through_tasks_that_exist() -> None
 def test_crafters_ladder_asks_for_what_its_later_rungs_use_up() -> None:
     counts = dict(CRAFTER_LADDER.rungs)
     assert list(counts) == list(CRAFTER_LADDER.milestones)[: len(counts)] and len(CRAFTER_LADDER.events) == 22
+    climb = Climb(CRAFTER_LADDER)
+    for event in ("collect_wood",) * 3 + ("place_table", "make_wood_pickaxe", "collect_stone", "collect_wood"):
+        climb.see({event: 1}, 1)
+        assert climb.task == "collect_wood"
+    assert climb.see({"collect_wood": 1}, 2) and climb.task == "collect_stone"
     assert counts["collect_wood"] == 2 + 3 and counts["collect_stone"] == 4 + 1 and counts["collect_diamond"] is None
 
 
@@ -114,7 +129,7 @@ def test_a_table_counts_every_episode_and_takes_times_of_those_that_reached() ->
     found = table(
         [
             ascent({"hole": 1200}),
-            ascent({"hole": 3600, "house": 24_000}, ended="death"),
+            ascent({"hole": 3600, "house": 24_000}, ended="death", rung=1),
             ascent({"hole": 10}, ended="failed", attempts=3, reason="it hung"),
             ascent({}, attempts=2, reason="it hung"),
         ],
@@ -125,5 +140,6 @@ def test_a_table_counts_every_episode_and_takes_times_of_those_that_reached() ->
     assert hole["reached"] == 2 and hole["rate"] == 0.5 and hole["median_minutes"] == 2.0
     assert house["rate"] == 0.25 and house["median_steps"] == 24_000 and house["ci95"] == list(wilson(1, 4))
     assert found["ended"] == {"time": 2, "death": 1, "failed": 1} and found["episodes"] == 4
+    assert found["told"] == [3, 1, 0]
     assert found["broken_games"] == 4 and found["reasons"] == {"it hung": 2}
     assert table([], SMALL, fps=20.0)["milestones"]["hole"]["rate"] is None

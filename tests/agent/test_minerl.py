@@ -157,6 +157,16 @@ def test_death_is_an_ending(stand_in: Path) -> None:
             env.step(press())
 
 
+def test_gyms_own_time_limit_is_no_ending_unless_the_player_died_just_then(stand_in: Path) -> None:
+    dead = "time is up, dead"
+    for mode, game, at in (("time is up", SURVIVAL, 2), (dead, SURVIVAL, 2), (dead, SHOVEL, 6)):
+        go_wrong(stand_in, f"{mode}@{at}")
+        with playing(stand_in, game) as env:
+            arrivals = play(env, *[press()] * at)
+            assert [a.is_last for a in arrivals] == [False] * at + [True]
+            assert arrivals[-1].continues == (mode != dead)
+
+
 def test_what_the_game_prints_disturbs_nothing(stand_in: Path) -> None:
     go_wrong(stand_in, "noise")
     with playing(stand_in) as env:
@@ -225,6 +235,16 @@ def test_a_game_that_does_not_start_is_begun_so_many_times_and_then_told(stand_i
         assert len(noted(stand_in, "pids")) == 2
         go_wrong(stand_in, "")
         assert not env.reset(0).is_last, "it may work again"
+
+
+def test_a_machine_that_cannot_start_it_again_is_a_game_that_failed(stand_in: Path) -> None:
+    """As where memory, disk or open files are short: the error is the system's."""
+    go_wrong(stand_in, "dies@1")
+    with playing(stand_in, tries=2) as env:
+        assert FAILURE in play(env, press())[-1].info
+        (stand_in / "python").unlink()
+        arrival = env.reset(0)
+        assert arrival.is_last and "No such file" in arrival.info[FAILURE]
 
 
 def test_nothing_is_left_behind(stand_in: Path) -> None:

@@ -111,7 +111,9 @@ def test_the_camera_is_the_change_of_the_view() -> None:
 
 
 def test_the_view_turns_the_shorter_way() -> None:
-    np.testing.assert_allclose(degrees({number: {"yaw": 90.0 + 357.0} for number in range(4, LINES)})[3], [0, -3])
+    """Across the seam of a yaw between -180 and 180."""
+    turned = {number: {"yaw": 178.5 if number < 4 else -178.5} for number in range(LINES)}
+    np.testing.assert_allclose(degrees(turned)[3], [0, 3])
 
 
 def test_where_the_view_is_not_told_the_mouse_is_and_as_a_fraction() -> None:
@@ -124,25 +126,29 @@ def test_where_the_view_is_not_told_the_mouse_is_and_as_a_fraction() -> None:
 def test_beyond_half_a_turn_it_is_an_error_of_the_recorder() -> None:
     far = {number: {"yaw": None, "mouse": {"dx": 1300.0, "dy": 4.0}} for number in range(LINES)}
     np.testing.assert_array_equal(degrees(far), 0)  # 195 degrees; the pitch is told, and stays
+    for before, after, turn in ((90.0, 290.0, 0), (930.0, 0.0, 0), (170.0, 190.0, 20)):
+        told = {number: {"yaw": before if number < 4 else after} for number in range(LINES)}
+        np.testing.assert_array_equal(degrees(told)[3], [0, turn], err_msg="a yaw that goes on beyond 180")
 
 
-@pytest.mark.parametrize(("version", "scale"), [("10.0", 1.0), ("5.7", 0.5), ("5.8", 0.5), ("6.7", 2), ("6.9", 2)])
-def test_in_a_window_the_cursor_is_the_camera(version: str, scale: float) -> None:
-    """By the recorder's scale; where it closes there is none, as the cursor jumps."""
+@pytest.mark.parametrize("version", ["10.0", "5.7", "6.9"])
+def test_in_a_window_the_cursor_is_the_camera(version: str) -> None:
+    """In its own pixels, whatever the mouse's scale is; where it closes there is none, as the cursor jumps."""
     window = {
         3: {"isGuiOpen": True, "mouse": {"scaledX": 500.0}},
         4: {"isGuiOpen": True, "mouse": {"scaledX": 510.0, "scaledY": -4.0, "dx": 99.0}, "yaw": 100.0},
         5: {"mouse": {"scaledX": 90.0}},
     }
-    found = degrees(window, scale)
-    np.testing.assert_allclose(found[2:6], [[0, 0], [-0.6 * scale, 1.5 * scale], [0, 0], [0, 0]])
-    assert camera(read(window, version))[3] == cls(-0.6 * scale, 1.5 * scale)
+    np.testing.assert_allclose(degrees(window, 2.0)[2:6], [[0, 0], [-0.6, 1.5], [0, 0], [0, 0]])
+    assert camera(read(window, version))[3] == cls(-0.6, 1.5)
 
 
-def test_in_a_window_without_a_cursor_the_mouse_is_scaled() -> None:
+@pytest.mark.parametrize(
+    ("version", "scale"), [("10.0", 1), ("6.13", 1), ("5.7", 0.5), ("5.8", 0.5), ("6.7", 2), ("6.8", 2), ("6.9", 2)]
+)
+def test_in_a_window_without_a_cursor_the_mouse_is_scaled(version: str, scale: float) -> None:
     window = {number: {"isGuiOpen": True, "mouse": {"scaledX": None, "dx": 10.0}} for number in range(LINES)}
-    assert camera(read(window, "6.8")) == [cls(0, 3.0)] * (LINES - 1)
-    assert camera(read(window, "6.13")) == [cls(0, 1.5)] * (LINES - 1)
+    assert camera(read(window, version)) == [cls(0, 1.5 * scale)] * (LINES - 1)
 
 
 def test_the_slot_is_pressed_at_the_step_in_which_it_changes() -> None:

@@ -83,6 +83,18 @@ def test_a_stopped_import_goes_on_with_what_is_missing(
     assert "imported from other videos (part0/new.mp4 changed, came or went)" in capfd.readouterr().err
 
 
+def test_a_dataset_that_another_command_made_is_left_as_it_is(
+    source: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imported = call("import_video", "debug", "--source", source, "--out", tmp_path)
+    before = Dataset.open(tmp_path / "train").fingerprint()
+    assert imported == 0 and call("collect", "debug", "--out", tmp_path) == 1
+    (tmp_path / "import.json").rename(tmp_path / "collect.json")
+    assert call("import_video", "debug", "--source", source, "--out", tmp_path) == 1
+    assert capfd.readouterr().err.count("holds shards that this command did not write") == 2
+    assert Dataset.open(tmp_path / "train").fingerprint() == before
+
+
 def with_actions(source: Path) -> Path:
     for path in source.rglob("*.mp4"):
         rows = np.stack([np.linspace(-1, 1, 40), np.arange(40) % 3], axis=1)
