@@ -177,20 +177,21 @@ def trained(
 def climb(run: Path, contenders: Mapping[str, Contender], course: Course, json: Path | None) -> dict[str, Any]:
     """Plays what is missing of each agent's episodes; the rows of the table, which RUN/results.json and `json` get.
 
-    Rows of agents that are not asked for now stay, as long as their episodes were as long.
+    Rows of agents that are not asked for now stay, as long as their episodes were as long, on the same ladder.
     """
     path = run / "results.json"
     with alone_in(run):
         rows = read_json(path) if path.exists() else {}
         if not all(isinstance(row, dict) and "max_steps" in row for row in rows.values()):
             raise ValueError(f"{path} is of another command: name another folder with --run")
-        results = {name: row for name, row in rows.items() if row["max_steps"] == course.max_steps}
+        rules = {"ladder": course.ladder.rules, "max_steps": course.max_steps}
+        results = {name: row for name, row in rows.items() if rules.items() <= row.items()}
         for name, contender in contenders.items():
             ascents = _ascents(run / name, contender, course)
             row = table(ascents, course.ladder, fps=course.fps)
             rates = [found["rate"] for found in row["milestones"].values()]
             scores = {score: of(rates) for score, of in course.scores.items()}
-            results[name] = {**row, **scores, "max_steps": course.max_steps}
+            results[name] = {**row, **scores, **rules, "model": contender.model}
             for file in filter(None, (path, json)):
                 write_json(file, results)
     return results
@@ -276,6 +277,8 @@ def show(results: Mapping[str, Any], ladder: Ladder, others: Mapping[str, Mappin
     console = Console()
     console.print(table)
     for name, row in results.items():
+        told = [f"{rung.task} in {count}" for rung, count in zip(ladder.rungs, row["told"], strict=True) if count]
+        console.print(f"{name} was told {', '.join(told) or 'nothing'}", soft_wrap=True)
         if row["broken_games"]:
             why = ", ".join(f"{count} x {reason}" for reason, count in row["reasons"].items())
             console.print(

@@ -23,11 +23,11 @@ def test_scripts_are_judged_without_data_and_each_episode_is_kept(
     command = ["evaluate_crafter", "crafter_debug", "--run", tmp_path, "--films", 1]
     assert call(*command, "--agents", "random", "expert") == 0, capfd.readouterr()
     said = capfd.readouterr().out
-    assert "collect_diamond" in said and "Crafter score: random" in said
+    assert "collect_diamond" in said and "Crafter score: random" in said and "random was told collect_wood in 2" in said
     results = json.loads((tmp_path / "results.json").read_text())
     for row in results.values():
         assert row["milestones"].keys() == CRAFTER_LADDER.milestones.keys() and len(row["milestones"]) == 22
-        assert row["episodes"] == 2 and row["ended"]["time"] == 2
+        assert row["episodes"] == 2 and row["ended"]["time"] == 2 and row["told"][0] == 2
         assert row["crafter_score"] == crafter_score([found["rate"] for found in row["milestones"].values()])
     assert [path.name for path in (tmp_path / "expert/videos").iterdir()] == ["02000000.mp4"]
     kept = tmp_path / "expert/episodes/02000001.json"
@@ -36,6 +36,10 @@ def test_scripts_are_judged_without_data_and_each_episode_is_kept(
     assert kept.stat().st_mtime_ns == before, "never played again"
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["expert"]["episodes"] == 3 and results["random"]["episodes"] == 2
+    results["random"]["ladder"] = "another"
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert call(*command, "--episodes", 3, "--agents", "expert") == 0
+    assert json.loads((tmp_path / "results.json").read_text()).keys() == {"expert"}, "one table has one ladder"
 
 
 def test_agents_need_data_that_know_the_ladders_tasks(
