@@ -213,7 +213,7 @@ def save_sheet(path: Path, dataset: Dataset, size: tuple[int, int], seen: Seen) 
         missing = size[1] - len(frames)
         rows[sample.key[-16:]] = to_float(torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]))
     if rows:
-        save_rows(path, rows, scale=max(1, 64 // dataset.meta.frame_size[0]))
+        save_rows(path, rows, height=64)
 
 
 def plot_actions(path: Path, space: ActionSpace, seen: Seen) -> None:

@@ -15,29 +15,30 @@ LABEL_WIDTH = 110
 LABEL_HEIGHT = 16
 
 
-def save_rows(path: Path, rows: Mapping[str, Tensor], scale: int = 2) -> None:
-    """One PNG; each row is a label and its frames [k, c, h, w] in [0, 1]."""
+def save_rows(path: Path, rows: Mapping[str, Tensor], height: int = 128) -> None:
+    """One PNG; each row is a label and its frames [k, c, h, w] in [0, 1], small ones enlarged to about this height."""
     lines = []
     for label, frames in rows.items():
-        picture = np.concatenate(list(_pixels(frames, scale)), axis=1)
+        picture = np.concatenate(list(_pixels(frames, height)), axis=1)
         lines.append(np.concatenate([_label(label, LABEL_WIDTH, picture.shape[0]), picture], axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(lines, axis=0)).save(path)
 
 
-def save_side_by_side(path: Path, clips: Mapping[str, Tensor], fps: float, scale: int = 4) -> None:
-    """One mp4; each clip [t, c, h, w] in [0, 1] stands beside the next under its label."""
+def save_side_by_side(path: Path, clips: Mapping[str, Tensor], fps: float, height: int = 256) -> None:
+    """One mp4; each clip [t, c, h, w] in [0, 1] stands beside the next under its label, enlarged as above."""
     columns = []
     for label, frames in clips.items():
-        pixels = _pixels(frames, scale)
+        pixels = _pixels(frames, height)
         head = _label(label, pixels.shape[2], LABEL_HEIGHT)
         columns.append(np.concatenate([np.broadcast_to(head, (len(pixels), *head.shape)), pixels], axis=1))
     video = np.concatenate(columns, axis=2)
     write_video(path, np.ascontiguousarray(video.transpose(0, 3, 1, 2)), fps)
 
 
-def _pixels(frames: Tensor, scale: int) -> NDArray[np.uint8]:
-    """[k, h, w, c], each pixel enlarged."""
+def _pixels(frames: Tensor, height: int) -> NDArray[np.uint8]:
+    """[k, h, w, c], each pixel as many times as brings the frames nearest to this height."""
+    scale = max(1, round(height / frames.shape[-2]))
     pixels: NDArray[np.uint8] = to_uint8(frames).permute(0, 2, 3, 1).cpu().numpy()
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 

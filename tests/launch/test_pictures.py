@@ -1,0 +1,18 @@
+"""Pictures are large enough to see and no larger than what they show."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from launch.pictures import LABEL_WIDTH, save_rows
+
+
+@pytest.mark.parametrize(("size", "shown"), [((64, 64), (128, 128)), ((72, 72), (144, 144)), ((384, 640), (384, 640))])
+def test_small_frames_are_enlarged_and_large_ones_are_not(
+    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    save_rows(tmp_path / "rows.png", {name: torch.rand(3, 3, *size) for name in ("real", "dreamt")})
+    with Image.open(tmp_path / "rows.png") as picture:
+        assert picture.size == (LABEL_WIDTH + 3 * shown[1], 2 * shown[0])
