@@ -148,7 +148,7 @@ MODELS: dict[str, ModelPreset] = {
         dynamics=replace(_LAPTOP.dynamics, latent_shape=(128, 32), num_tokens=32, actions=MINECRAFT),
         agent=AgentConfig(tasks=TASKS),
         imagination=_LAPTOP.imagination,
-        tokenizer_clips=Clips(2, 4),
+        tokenizer_clips=Clips(4, 2),
         dynamics_clips=Clips(2, 16),
     ),
     # What other implementations of these models were timed at.

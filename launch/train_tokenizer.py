@@ -139,8 +139,8 @@ PRESETS["minecraft"] = replace(
     held_out=Path("runs/minecraft/data/held_out"),
     held_out_clips=8,
     skip_frames=0,
-    batch_size=2,
-    length=4,
+    batch_size=4,
+    length=2,
     model=MODELS["minecraft"].tokenizer,
     loop=replace(PRESETS["laptop"].loop, steps=600),
 )
