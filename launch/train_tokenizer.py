@@ -142,7 +142,7 @@ PRESETS["minecraft"] = replace(
     batch_size=4,
     length=2,
     model=MODELS["minecraft"].tokenizer,
-    loop=replace(PRESETS["laptop"].loop, steps=600),
+    loop=replace(PRESETS["laptop"].loop, steps=1000),
 )
 PRESETS["base"] = TrainTokenizer(
     run=Path("runs/base/tokenizer"),
