@@ -64,7 +64,9 @@ class Child:
         if "error" in info:
             return {"failure": "MineRL lost its game: {}".format(info["error"])}
         self.steps += 1
-        ended = {"reward": float(reward), "done": bool(done), "timed_out": info.get("TimeLimit.truncated")}
+        timed_out = info.get("TimeLimit.truncated")  # by gym's clock, which tells it where it ran out
+        timed_out = None if timed_out is None else bool(timed_out)
+        ended = {"reward": float(reward), "done": bool(done), "timed_out": timed_out}
         return {**self.state(observation), **ended, "steps": self.steps}
 
     def checked(self, action: dict[str, Any]) -> dict[str, Any]:
