@@ -211,7 +211,7 @@ class WorldModel(nn.Module):
         The last `images` rows are taken as separate images.
         """
         slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
-        out = self.transformer(slots, self.space_mask(slots.shape[2]), images)
+        out = self.transformer(slots, self.config.world_slots, images)
         return self.read(out, noisy, grid)
 
     def prefill(
@@ -224,7 +224,7 @@ class WorldModel(nn.Module):
     ) -> tuple[Float[Tensor, "b t s w"], Cache]:
         """The agent output of a whole context, and the cache that goes on from it."""
         slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
-        out, cache = self.transformer.prefill(slots, self.space_mask(slots.shape[2]))
+        out, cache = self.transformer.prefill(slots, self.config.world_slots)
         return out[:, :, self.config.world_slots :], cache
 
     def step(
@@ -240,10 +240,9 @@ class WorldModel(nn.Module):
         in_place: bool = False,
     ) -> tuple[Float[Tensor, "b f n d"], Float[Tensor, "b f s w"], Cache]:
         """`denoise` for the frames after those in the cache; the first `write` of them are added to it."""
-        num_agent = 0 if agent_tokens is None else agent_tokens.shape[2]
-        mask = self.space_mask(self.config.world_slots + num_agent)
-        past = self.transformer.past(cache, noisy.shape[1], self.config.world_slots + num_agent, mask)
-        estimate, agent_output, new = self._pass_over(noisy, grid, actions, labeled, agent_tokens, mask, past)
+        inner, num_agent = self.config.world_slots, 0 if agent_tokens is None else agent_tokens.shape[2]
+        past = self.transformer.past(cache, noisy.shape[1], inner + num_agent, inner)
+        estimate, agent_output, new = self._pass_over(noisy, grid, actions, labeled, agent_tokens, past)
         return estimate, agent_output, self.transformer.write(cache, new, write, in_place=in_place)
 
     def _pass_over(
@@ -253,12 +252,11 @@ class WorldModel(nn.Module):
         actions: Tensor,
         labeled: Tensor,
         agent_tokens: Tensor | None,
-        mask: Tensor | None,
         past: Past,
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """From latents to estimates, and the keys and values of the new frames."""
         slots = self.slots(noisy, grid, actions, labeled, agent_tokens)
-        out, new = self.transformer.pass_over(slots, mask, past)
+        out, new = self.transformer.pass_over(slots, self.config.world_slots, past)
         return *self.read(out, noisy, grid), new
 
     def slots(
@@ -293,15 +291,6 @@ class WorldModel(nn.Module):
         if self.config.prediction == "v":
             estimate = from_velocity(noisy.float(), estimate, grid.level, self.config.max_steps)
         return estimate, out[:, :, self.config.world_slots :]
-
-    def space_mask(self, slots: int) -> Bool[Tensor, "slots slots"] | None:
-        """Row i sees column j: all but the agent tokens are seen by all, agent tokens by agent tokens alone."""
-        world = self.config.world_slots
-        if slots == world:
-            return None
-        sees = torch.ones(slots, slots, dtype=torch.bool, device=self.latent_mean.device)
-        sees[:world, world:] = False
-        return sees
 
     def context_grid(self, shape: tuple[int, int]) -> Grid:
         """(tau, d) of finished frames: slightly noisy, finest step."""

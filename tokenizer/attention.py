@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
+MANY_SCORES = 2**16
+"""Of a head and frame. On two cores a tokenizer's training step takes 0.68 times as long where 2**18 are spared
+(384x640), and would take 1.05 times as long where 2**13 are (64x64)."""
+
 
 class Norm(nn.RMSNorm):
     """RMSNorm whose gain takes the type of its input: torch's own leaves its fused path when the two differ."""
@@ -59,6 +63,30 @@ def attend(
     if soft_cap is not None:
         return attend_soft_capped(query, key, value, mask, soft_cap)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+
+
+def attend_nested(
+    query: Float[Tensor, "b h n e"],
+    key: Float[Tensor, "b k n e"],
+    value: Float[Tensor, "b k n e"],
+    inner: int | None,
+    *,
+    soft_cap: float | None = None,
+) -> Float[Tensor, "b h n e"]:
+    """The first `inner` positions attend to each other, the others to all; all to all where it is None.
+
+    Where that spares many scores, by two products without a mask, which also runs kernels that know no masks; where it
+    spares few by one under a mask, as taking the slots apart would cost more.
+    """
+    slots = query.shape[2]
+    if inner is None or inner == slots:
+        return attend(query, key, value, None, soft_cap=soft_cap)
+    if inner * (slots - inner) < MANY_SCORES:
+        is_inner = torch.arange(slots, device=query.device) < inner
+        return attend(query, key, value, is_inner | ~is_inner[:, None], soft_cap=soft_cap)
+    first, rest = query[:, :, :inner].contiguous(), query[:, :, inner:].contiguous()
+    inside = attend(first, key[:, :, :inner].contiguous(), value[:, :, :inner].contiguous(), None, soft_cap=soft_cap)
+    return torch.cat([inside, attend(rest, key, value, None, soft_cap=soft_cap)], dim=2)
 
 
 def attend_soft_capped(

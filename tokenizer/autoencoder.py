@@ -1,7 +1,7 @@
 """The causal tokenizer: a masked autoencoder from video to continuous latents and back (Dreamer 4, sec. 3.1).
 
-Encoder slots of a frame are [patches | latents], decoder slots [pixel queries | latents]. The latents see everything in
-the encoder and only themselves in the decoder; patches see patches, pixel queries see pixel queries and latents.
+Encoder slots of a frame are [patches | latents], decoder slots [latents | pixel queries]: in both the first see each
+other alone and the others everything. So latents see all patches, and pixel queries all latents.
 
 Axes: b batch, t time, c h w one RGB frame in [0, 1], p patches of a frame, n latent tokens and d channels as the
 dynamics sees them (packed), s slots of a frame, e their width.
@@ -130,12 +130,12 @@ class Tokenizer(nn.Module):
     ) -> Float[Tensor, "b t n d"]:
         """Latents in (-1, 1); masked patches become the mask embedding, the last `images` rows images."""
         slots = self.encoder.slots(video, mask)
-        return self.encoder.read(self.encoder.transformer(slots, self.encoder.space_mask, images))
+        return self.encoder.read(self.encoder.transformer(slots, self.config.num_patches, images))
 
     def decode(self, latents: Float[Tensor, "b t n d"], images: int | None = None) -> Float[Tensor, "b t c h w"]:
         """Pixels, in [0, 1] but for the model's error: nothing is clipped. The last `images` rows are images."""
         slots = self.decoder.slots(latents)
-        return self.decoder.read(self.decoder.transformer(slots, self.decoder.space_mask, images))
+        return self.decoder.read(self.decoder.transformer(slots, self.config.num_latents, images))
 
     def compile_layers(self) -> None:
         self.encoder.transformer.compile_layers()
@@ -161,14 +161,6 @@ class Encoder(nn.Module):
         self.bottleneck_head = nn.Linear(width, config.latent_dim)
         nn.init.normal_(self.bottleneck_head.weight, std=width**-0.5)
         nn.init.zeros_(self.bottleneck_head.bias)
-        sees = torch.zeros(
-            config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool
-        )
-        sees[: config.num_patches, : config.num_patches] = True
-        sees[config.num_patches :] = True
-        self.register_buffer("space_mask", sees, persistent=False)
-
-    space_mask: Tensor
 
     def slots(self, video: Float[Tensor, "b t c h w"], mask: Bool[Tensor, "b t p"] | None) -> Float[Tensor, "b t s e"]:
         patches = self.patch_embed(patchify(video * 2 - 1, self.config.patch).to(self.patch_embed.weight.dtype))
@@ -187,12 +179,12 @@ class Encoder(nn.Module):
         self, frames: Float[Tensor, "b t c h w"], cache: Cache | None, *, in_place: bool = True
     ) -> tuple[Float[Tensor, "b t n d"], Cache]:
         """Encodes the next frames of each of b streams; None begins them."""
-        out, cache = _stream(self.transformer, self.slots(frames, None), self.space_mask, cache, in_place)
+        out, cache = _stream(self.transformer, self.slots(frames, None), self.config.num_patches, cache, in_place)
         return self.read(out), cache
 
 
 class Decoder(nn.Module):
-    """[pixel queries | latents] -> pixels."""
+    """[latents | pixel queries] -> pixels."""
 
     def __init__(self, config: TokenizerConfig, pixels: int) -> None:
         super().__init__()
@@ -205,39 +197,32 @@ class Decoder(nn.Module):
         self.pixel_head = nn.Linear(width, pixels)
         nn.init.normal_(self.pixel_head.weight, std=0.2 * width**-0.5)
         nn.init.constant_(self.pixel_head.bias, 0.5)
-        sees = torch.ones(
-            config.num_patches + config.num_latents, config.num_patches + config.num_latents, dtype=torch.bool
-        )
-        sees[config.num_patches :, : config.num_patches] = False
-        self.register_buffer("space_mask", sees, persistent=False)
-
-    space_mask: Tensor
 
     def slots(self, latents: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t s e"]:
         unpacked = rearrange(latents, "b t n (k d) -> b t (n k) d", k=self.config.packing)
         tokens = self.latent_in(unpacked.to(self.latent_in.weight.dtype)) + self.latent_embed
         queries = self.query_embed.expand(*latents.shape[:2], -1, -1)
-        return torch.cat([queries.to(tokens.dtype), tokens], dim=2)
+        return torch.cat([tokens, queries.to(tokens.dtype)], dim=2)
 
     def read(self, out: Float[Tensor, "b t s e"]) -> Float[Tensor, "b t c h w"]:
         return unpatchify(
-            self.pixel_head(out[:, :, : self.config.num_patches]), self.config.patch, self.config.frame_size
+            self.pixel_head(out[:, :, self.config.num_latents :]), self.config.patch, self.config.frame_size
         )
 
     def step(
         self, latents: Float[Tensor, "b t n d"], cache: Cache | None, *, in_place: bool = True
     ) -> tuple[Float[Tensor, "b t c h w"], Cache]:
         """Decodes the next frames of each of b streams; None begins them."""
-        out, cache = _stream(self.transformer, self.slots(latents), self.space_mask, cache, in_place)
+        out, cache = _stream(self.transformer, self.slots(latents), self.config.num_latents, cache, in_place)
         return self.read(out), cache
 
 
 def _stream(
-    transformer: SpaceTimeTransformer, slots: Tensor, mask: Tensor, cache: Cache | None, in_place: bool
+    transformer: SpaceTimeTransformer, slots: Tensor, inner: int, cache: Cache | None, in_place: bool
 ) -> tuple[Tensor, Cache]:
     if cache is None:
-        return transformer.prefill(slots, mask)
-    return transformer.step(slots, mask, cache, write=slots.shape[1], in_place=in_place)
+        return transformer.prefill(slots, inner)
+    return transformer.step(slots, inner, cache, write=slots.shape[1], in_place=in_place)
 
 
 def to_float(frames: UInt8[Tensor, "*b"]) -> Float[Tensor, "*b"]:

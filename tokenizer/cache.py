@@ -35,7 +35,7 @@ class Cache:
     positions: Int[Tensor, "w"]
     """Frame number that each place of the ring holds; far negative where it is empty."""
     next_position: int = 0
-    pasts: dict[tuple[int, int, bool], Past] = field(default_factory=dict, init=False, compare=False)
+    pasts: dict[tuple[int, int, int | None], Past] = field(default_factory=dict, init=False, compare=False)
     """Views that were made of this state: the passes over one frame share theirs."""
 
     EMPTY = -(2**40)

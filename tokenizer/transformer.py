@@ -3,7 +3,8 @@
 Pre-RMSNorm, SwiGLU, QK-norm, grouped queries, RoPE over time. Slots of a frame are told apart by learned embeddings
 that the models add, so the layers over space carry no positions of their own. Time layers are causal within a sliding
 window of the last `window` frames, its own frame counted: factorised, where a slot attends to its own slot alone, or
-dense, where it attends to all slots of those frames.
+dense, where it attends to all slots of those frames. The first `inner` slots of a frame, where that is given, see each
+other alone, and the others see all: who nobody looks at can be left out.
 
 Axes: b batch, t time, n slots of a frame, m slots that the cache holds, d width, w frames that the cache holds, p of
 them that are looked at, f new frames, k key-value heads, e channels of a head.
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tokenizer.attention import Norm, attend, attend_past_and_new, rotary_angles, rotate
+from tokenizer.attention import Norm, attend, attend_nested, attend_past_and_new, rotary_angles, rotate
 from tokenizer.cache import Cache, Past, written
 
 
@@ -117,9 +118,9 @@ class SpaceLayer(nn.Module):
         self.attention = Attention(config, "(b t) h n e")
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Float[Tensor, "b t n d"], mask: Bool[Tensor, "n n"] | None) -> Float[Tensor, "b t n d"]:
+    def forward(self, x: Float[Tensor, "b t n d"], inner: int | None) -> Float[Tensor, "b t n d"]:
         query, key, value = self.attention.project(self.attention_norm(x))
-        mixed = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
+        mixed = attend_nested(query, key, value, inner, soft_cap=self.config.soft_cap)
         x = x + self.attention.merge(mixed, x)
         out: Tensor = x + self.mlp(x)
         return out
@@ -203,27 +204,25 @@ class SpaceTimeTransformer(nn.Module):
         self.recompute = True
 
     def forward(
-        self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None, images: int | None = None
+        self, x: Float[Tensor, "b t n d"], inner: int | None, images: int | None = None
     ) -> Float[Tensor, "b t n d"]:
         """The last `images` rows are taken as separate images: nothing of theirs attends over time.
 
         A number, be it 0, makes the time layers run for images and for the others, be there any or not: where the ranks
         hold parts of the weights, they must all run the same layers equally often. None has no images.
         """
-        return self._run(x, space_mask, images)[0]
+        return self._run(x, inner, images)[0]
 
-    def prefill(
-        self, x: Float[Tensor, "b t n d"], space_mask: Bool[Tensor, "n n"] | None
-    ) -> tuple[Float[Tensor, "b t n d"], Cache]:
+    def prefill(self, x: Float[Tensor, "b t n d"], inner: int | None) -> tuple[Float[Tensor, "b t n d"], Cache]:
         """Runs a whole context and gives its output with the cache that goes on from it."""
-        out, pairs = self._run(x, space_mask)
+        out, pairs = self._run(x, inner)
         cache = self.empty_cache(x.shape[0], x.shape[2], x.device, pairs[0][0].dtype if pairs else x.dtype)
         return out, self.write(cache, pairs, x.shape[1], in_place=not out.requires_grad)
 
     def step(
         self,
         x: Float[Tensor, "b f n d"],
-        space_mask: Bool[Tensor, "n n"] | None,
+        inner: int | None,
         cache: Cache,
         *,
         write: int = 0,
@@ -235,24 +234,24 @@ class SpaceTimeTransformer(nn.Module):
         `in_place` the rings are overwritten (fast, no gradient); without it new ones are made, and the old cache stays
         valid.
         """
-        out, new = self.pass_over(x, space_mask, self.past(cache, x.shape[1], x.shape[2], space_mask))
+        out, new = self.pass_over(x, inner, self.past(cache, x.shape[1], x.shape[2], inner))
         return out, self.write(cache, new, write, in_place=in_place)
 
-    def past(self, cache: Cache, frames: int, slots: int, space_mask: Bool[Tensor, "n n"] | None) -> Past:
+    def past(self, cache: Cache, frames: int, slots: int, inner: int | None) -> Past:
         """What a pass over so many new frames, of so many slots, looks at."""
-        asked = frames, slots, space_mask is None
+        asked = frames, slots, inner
         if asked not in cache.pasts:
-            cache.pasts[asked] = self._past(cache, frames, slots, space_mask)
+            cache.pasts[asked] = self._past(cache, frames, slots, inner)
         return cache.pasts[asked]
 
     def pass_over(
-        self, x: Float[Tensor, "b f n d"], space_mask: Bool[Tensor, "n n"] | None, past: Past
+        self, x: Float[Tensor, "b f n d"], inner: int | None, past: Past
     ) -> tuple[Float[Tensor, "b f n d"], list[tuple[Tensor, Tensor]]]:
         """Runs new frames after their past; also gives the keys and values [n b k f e] of each time layer."""
         new: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
             if isinstance(layer, SpaceLayer):
-                x = layer(x, space_mask)
+                x = layer(x, inner)
             else:
                 x, key, value = layer(x, past.rope, past.mask, (past.keys[len(new)], past.values[len(new)]))
                 new.append((key, value))
@@ -278,7 +277,7 @@ class SpaceTimeTransformer(nn.Module):
         )
         return Cache(keys, values, torch.full((size,), Cache.EMPTY, device=device, dtype=torch.int64))
 
-    def _past(self, cache: Cache, frames: int, slots: int, space_mask: Tensor | None) -> Past:
+    def _past(self, cache: Cache, frames: int, slots: int, inner: int | None) -> Past:
         look, device = cache.look, cache.positions.device
         numbers = torch.arange(cache.next_position, cache.next_position + frames, device=device)
         age = numbers[:, None] - torch.cat([cache.positions[:look], numbers])
@@ -288,17 +287,17 @@ class SpaceTimeTransformer(nn.Module):
             tuple(ring[..., :look, :].contiguous() for ring in rings) for rings in (cache.keys, cache.values)
         )
         cached_slots = keys[0].shape[0] if keys else slots
-        return Past(*self._positions(numbers, mask, slots, cached_slots, space_mask), keys, values)
+        return Past(*self._positions(numbers, mask, slots, cached_slots, inner), keys, values)
 
     def _run(
-        self, x: Tensor, space_mask: Tensor | None, images: int | None = None
+        self, x: Tensor, inner: int | None, images: int | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        video = self._among_themselves(x, space_mask)
-        image = None if images is None else self._among_themselves(x[:, :1], space_mask)
+        video = self._among_themselves(x, inner)
+        image = None if images is None else self._among_themselves(x[:, :1], inner)
         pairs = []
         for layer in self.layers:
             if isinstance(layer, SpaceLayer):
-                x = self._call(layer, x, space_mask)
+                x = self._call(layer, x, inner)
             else:
                 x, key, value = self._over_time(layer, x, video, image, images or 0)
                 pairs.append((key, value))
@@ -321,19 +320,20 @@ class SpaceTimeTransformer(nn.Module):
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
-    def _among_themselves(self, x: Tensor, space_mask: Tensor | None) -> "_Positions":
+    def _among_themselves(self, x: Tensor, inner: int | None) -> "_Positions":
         frames, slots = torch.arange(x.shape[1], device=x.device), x.shape[2]
         age = frames[:, None] - frames[None, :]
-        return self._positions(frames, (age >= 0) & (age < self.config.window), slots, slots, space_mask)
+        return self._positions(frames, (age >= 0) & (age < self.config.window), slots, slots, inner)
 
     def _positions(
-        self, numbers: Tensor, mask: Tensor, slots: int, cached_slots: int, space_mask: Tensor | None
+        self, numbers: Tensor, mask: Tensor, slots: int, cached_slots: int, inner: int | None
     ) -> "_Positions":
         """RoPE and mask of the positions that attention runs over: frames, or under dense attention their slots."""
         rope = rotary_angles(numbers, self.config.head_dim)
         if self.config.time_attention == "factorised":
             return rope, mask
-        sees = torch.ones(slots, slots, dtype=torch.bool, device=mask.device) if space_mask is None else space_mask
+        sees = torch.ones(slots, slots, dtype=torch.bool, device=mask.device)
+        sees[:inner, slots if inner is None else inner :] = False
         past, new = mask.split([mask.shape[1] - len(numbers), len(numbers)], dim=1)
         cached = F.pad(sees, (0, cached_slots - slots))  # slots that are left out here are seen by nobody
         joined = torch.cat([_crossed(past, cached), _crossed(new, sees)], dim=1)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tokenizer.attention import (
     Norm,
     attend,
+    attend_nested,
     attend_past_and_new,
     attend_soft_capped,
     rotary_angles,
@@ -26,6 +27,21 @@ def test_plain_attention_equals_torchs(mask: torch.Tensor | None, kv_heads: int)
     key, value = torch.randn(2, 2, kv_heads, 5, 6).unbind(0)
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(attend(query, key, value, mask), expected)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("inner", [None, 1, 3, 5])
+@pytest.mark.parametrize("many", [1, 2**16], ids=["apart", "masked"])
+def test_nested_attention_is_attention_under_a_mask(
+    inner: int | None, soft_cap: float | None, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenizer.attention.MANY_SCORES", many)
+    query = torch.randn(2, 4, 5, 6)
+    key, value = torch.randn(2, 2, 2, 5, 6).unbind(0)
+    mask = torch.ones(5, 5, dtype=torch.bool)
+    mask[:inner, 5 if inner is None else inner :] = False
+    expected = attend(query, key, value, mask, soft_cap=soft_cap)
+    torch.testing.assert_close(attend_nested(query, key, value, inner, soft_cap=soft_cap), expected)
 
 
 def test_queries_may_be_fewer_than_keys() -> None:

@@ -67,7 +67,7 @@ def test_in_the_encoder_patches_do_not_see_latents_and_latents_see_patches(model
     encoder = model.encoder
 
     def outputs() -> tuple[Tensor, Tensor]:
-        out = encoder.transformer(encoder.slots(video, None), encoder.space_mask)
+        out = encoder.transformer(encoder.slots(video, None), PATCHES)
         return out[:, :, :PATCHES], out[:, :, PATCHES:]
 
     patches, found = outputs()
@@ -85,7 +85,7 @@ def test_in_the_encoder_patches_do_not_see_latents_and_latents_see_patches(model
 def test_in_the_encoder_patches_see_each_other(model: Tokenizer, video: Tensor) -> None:
     encoder, other = model.encoder, video.clone()
     other[..., :4, :4] = 1 - other[..., :4, :4]
-    one, two = (encoder.transformer(encoder.slots(v, None), encoder.space_mask) for v in (video, other))
+    one, two = (encoder.transformer(encoder.slots(v, None), PATCHES) for v in (video, other))
     assert all(differs(one[:, :, i], two[:, :, i]) for i in range(PATCHES))
 
 
@@ -93,8 +93,8 @@ def test_in_the_decoder_latents_do_not_see_pixel_queries(model: Tokenizer, laten
     decoder = model.decoder
 
     def outputs(latents: Tensor) -> tuple[Tensor, Tensor]:
-        out = decoder.transformer(decoder.slots(latents), decoder.space_mask)
-        return out[:, :, :PATCHES], out[:, :, PATCHES:]
+        out = decoder.transformer(decoder.slots(latents), 4)
+        return out[:, :, 4:], out[:, :, :4]
 
     pixels, found = outputs(latents)
     pixels_moved, found_moved = outputs(latents * -1)
