@@ -38,12 +38,6 @@ def test_rewards_and_ends_of_relevant_rows_teach_nothing() -> None:
 
 
 def test_actions_to_come_of_uniform_rows_are_not_cloned() -> None:
-    agent = randomised(Agent(CONFIG))
-    batch = latent_clip(4, 5)
-    hidden = agent.read(batch, seeded()).detach()
-    taught = agent.policy_loss(hidden[2:], batch[2:])
-    batch.actions[:2] = 0
-    torch.testing.assert_close(agent.policy_loss(hidden[2:], batch[2:]), taught)
     known = gradients(CONFIG)["policy.trunk.0.weight"]
     unlabeled = latent_clip(4, 5)
     unlabeled.labeled[2:] = False
