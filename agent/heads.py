@@ -162,7 +162,11 @@ class PolicyHead(nn.Module):
     def kl(
         self, hidden: Tensor, prior: "PolicyHead", prior_hidden: Tensor, rows: Float[Tensor, "*b l a"]
     ) -> Float[Tensor, "*b l"]:
-        """KL[self || prior] at the sampled rows: exact for each part given the parts before it."""
+        """KL[self || prior] at the sampled rows: exact for each part given the parts before it.
+
+        Its gradient takes the drawn parts before as given. What that leaves out of the gradient of the joint KL is a
+        hundredth of it at 0.007 nats, a twentieth at 0.08.
+        """
         targets = self.targets(rows)
         ours, theirs = self.log_probs(hidden, targets), prior.log_probs(prior_hidden, targets)
         total = torch.zeros(rows.shape[:-1], device=rows.device)
