@@ -82,11 +82,16 @@ def attend_nested(
     if inner is None or inner == slots:
         return attend(query, key, value, None, soft_cap=soft_cap)
     if inner * (slots - inner) < MANY_SCORES:
-        is_inner = torch.arange(slots, device=query.device) < inner
-        return attend(query, key, value, is_inner | ~is_inner[:, None], soft_cap=soft_cap)
+        return attend(query, key, value, nested_mask(slots, inner, query.device), soft_cap=soft_cap)
     first, rest = query[:, :, :inner].contiguous(), query[:, :, inner:].contiguous()
     inside = attend(first, key[:, :, :inner].contiguous(), value[:, :, :inner].contiguous(), None, soft_cap=soft_cap)
     return torch.cat([inside, attend(rest, key, value, None, soft_cap=soft_cap)], dim=2)
+
+
+def nested_mask(slots: int, inner: int | None, device: torch.device) -> Bool[Tensor, "n n"]:
+    """Row i sees column j: the first `inner` see each other alone, the others all; all see all where it is None."""
+    is_inner = torch.arange(slots, device=device) < (slots if inner is None else inner)
+    return is_inner | ~is_inner[:, None]
 
 
 def attend_soft_capped(

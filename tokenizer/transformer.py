@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tokenizer.attention import Norm, attend, attend_nested, attend_past_and_new, rotary_angles, rotate
+from tokenizer.attention import Norm, attend, attend_nested, attend_past_and_new, nested_mask, rotary_angles, rotate
 from tokenizer.cache import Cache, Past, written
 
 
@@ -332,8 +332,7 @@ class SpaceTimeTransformer(nn.Module):
         rope = rotary_angles(numbers, self.config.head_dim)
         if self.config.time_attention == "factorised":
             return rope, mask
-        sees = torch.ones(slots, slots, dtype=torch.bool, device=mask.device)
-        sees[:inner, slots if inner is None else inner :] = False
+        sees = nested_mask(slots, inner, mask.device)
         past, new = mask.split([mask.shape[1] - len(numbers), len(numbers)], dim=1)
         cached = F.pad(sees, (0, cached_slots - slots))  # slots that are left out here are seen by nobody
         joined = torch.cat([_crossed(past, cached), _crossed(new, sees)], dim=1)
