@@ -118,7 +118,7 @@ def report(
         name: torch.cat(list(video[:4]), dim=-2)
         for name, video in (("real", real), ("dream", videos["dream"]), ("shuffled", videos["shuffled"]))
     }
-    save_side_by_side(config.run / "dream.mp4", stacked, dataset.meta.fps)
+    save_side_by_side(config.run / "dream.mp4", stacked, dataset.meta.fps, panels=min(4, len(real)))
     write_numbers(config, config.run / "dream.json", numbers)
     print(f"videos, pictures and numbers in {config.run}")
 

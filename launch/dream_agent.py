@@ -176,7 +176,7 @@ def pictures(config: DreamAgent, meta: DatasetMeta, pixels: Tensor, frames: Tens
         strip |= {f"{track} dream": dreamed[shown], f"{track} game": real[shown]}
         films[f"{track}: dream above game"] = torch.cat([F.pad(dreamed, (0, 0, 0, GAP), value=1.0), real], dim=-2)
     save_rows(config.run / "dream_strip.png", strip)
-    save_side_by_side(config.run / "dream.mp4", _apart(films), meta.fps)
+    save_side_by_side(config.run / "dream.mp4", _apart(films), meta.fps, panels=2)
 
 
 def _apart(films: Mapping[str, Tensor]) -> dict[str, Tensor]:

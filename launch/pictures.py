@@ -13,6 +13,8 @@ from tokenizer.video import write_video
 
 LABEL_WIDTH = 110
 LABEL_HEIGHT = 16
+PANEL_HEIGHT = 256
+"""Of a picture in a video, about."""
 
 
 def save_rows(path: Path, rows: Mapping[str, Tensor], height: int = 128) -> None:
@@ -25,11 +27,14 @@ def save_rows(path: Path, rows: Mapping[str, Tensor], height: int = 128) -> None
     Image.fromarray(np.concatenate(lines, axis=0)).save(path)
 
 
-def save_side_by_side(path: Path, clips: Mapping[str, Tensor], fps: float, height: int = 256) -> None:
-    """One mp4; each clip [t, c, h, w] in [0, 1] stands beside the next under its label, enlarged as above."""
+def save_side_by_side(path: Path, clips: Mapping[str, Tensor], fps: float, panels: int = 1) -> None:
+    """One mp4; each clip [t, c, h, w] in [0, 1] stands beside the next under its label, enlarged as above.
+
+    `panels` counts the pictures above one another in each frame, each of which is to be tall enough to see.
+    """
     columns = []
     for label, frames in clips.items():
-        pixels = _pixels(frames, height)
+        pixels = _pixels(frames, PANEL_HEIGHT * panels)
         head = _label(label, pixels.shape[2], LABEL_HEIGHT)
         columns.append(np.concatenate([np.broadcast_to(head, (len(pixels), *head.shape)), pixels], axis=1))
     video = np.concatenate(columns, axis=2)
