@@ -8,20 +8,23 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.serial import to_json
+from launch.serial import flat, flat_defaults, to_json
 from tokenizer.files import write_atomically
 
-MAY_CHANGE = frozenset(
-    {"run", "steps", "log_every", "save_every", "keep", "num_workers", "compile", "cache", "cache_gb"}
-    | {"generations", "processes", "num_envs"}
-    | {"batch_size", "long_batch_size", "held_out_clips", "activation_checkpointing"}  # what a full memory asks for
+UNHEARD = frozenset(
+    {"run", "log_every", "save_every", "keep", "num_workers", "compile", "cache", "cache_gb", "processes", "num_envs"}
 )
-"""Fields that leave what was learned so far as it is; `run` is where the folder lies now."""
+"""Fields that no result hears of; `run` is where the folder lies now."""
+MAY_CHANGE = UNHEARD | {
+    *("steps", "generations"),
+    *("batch_size", "long_batch_size", "held_out_clips", "activation_checkpointing"),  # what a full memory asks for
+}
+"""Fields that leave what was learned so far as it is."""
 
 
 @contextmanager
@@ -80,25 +83,36 @@ def _lock(handle: int, folder: Path, option: str) -> None:
 
 def _claim_config(run: Path, config: Any) -> None:
     path = run / "config.json"
-    new = to_json(config)
     begun = any((run / "checkpoints").glob("step_*"))
     if begun and path.exists():
-        old = _flat(json.loads(path.read_text()))
-        for name, value in _flat(new).items():
-            may_change = name.rpartition(".")[2] in MAY_CHANGE
-            if not may_change and old.get(name, value) != value and not _same_place(old, name, value, run):
+        old = flat(json.loads(path.read_text()))
+        for name, (was, now) in changes(old, config, besides=MAY_CHANGE).items():
+            if not _same_place(old, name, now, run):
                 raise ValueError(
-                    f"run folder {run} was made with {name}={old[name]!r}, this command has {name}={value!r}: "
+                    f"run folder {run} was made with {name}={was!r}, this command has {name}={now!r}: "
                     "name another folder with --run, or delete this one"
                 )
     elif begun:
         raise ValueError(f"run folder {run} has checkpoints but no config.json: name another folder with --run")
-    write_json(path, new)
+    write_json(path, to_json(config))
+
+
+def changes(old: Mapping[str, Any], config: Any, *, besides: Set[str]) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> what it was and is, of the fields that differ from what was noted once, flat, of such a config.
+
+    What was not noted there counts as the field's default: it is younger than the note.
+    """
+    said = flat_defaults(config) | old
+    return {
+        name: (said[name], now)
+        for name, now in flat(to_json(config)).items()
+        if name in said and said[name] != now and name.rpartition(".")[2] not in besides
+    }
 
 
 def _same_place(old: Mapping[str, Any], name: str, value: Any, run: Path) -> bool:
     """Whether two strings are one path, written otherwise or moved together with the run's folder; or lists of such."""
-    before, run_before = old[name], old.get("run")
+    before, run_before = old.get(name), old.get("run")
     if isinstance(before, str) and isinstance(value, list):  # runs of older versions had one place of data
         before = [before]
     if isinstance(before, list) and isinstance(value, list):
@@ -110,15 +124,6 @@ def _same_place(old: Mapping[str, Any], name: str, value: Any, run: Path) -> boo
         return False
     moved_along = os.path.relpath(before, run_before) == os.path.relpath(value, run)
     return moved_along or os.path.abspath(before) == os.path.abspath(value)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested fields under dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {
-        key: leaf for field, item in value.items() for key, leaf in _flat(item, f"{name}.{field}".strip(".")).items()
-    }
 
 
 def claimed_as(path: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:

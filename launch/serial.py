@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,29 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"cannot write {value!r} of type {type(value).__name__} as JSON")
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested fields of what `to_json` gives, under dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        key: leaf for field, item in value.items() for key, leaf in flat(item, f"{name}.{field}".strip(".")).items()
+    }
+
+
+def flat_defaults(config: Any) -> dict[str, Any]:
+    """What a config's fields are where nothing is said of them, under dotted names; of those that must be said none."""
+    found: dict[str, Any] = {}
+    for field in fields(config) if is_dataclass(config) else ():
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            found |= {f"{field.name}.{name}": default for name, default in flat_defaults(value).items()}
+        elif field.default is not MISSING:
+            found |= flat(to_json(field.default), field.name)
+        elif field.default_factory is not MISSING:
+            found |= flat(to_json(field.default_factory()), field.name)
+    return found
 
 
 def from_json(kind: type[T], data: Any, where: str = "config") -> T:

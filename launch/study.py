@@ -9,9 +9,7 @@ actor. Each stage is a command of its own. Means are over seeds, and so are the 
 Interrupted, the same command goes on; seeds whose scores are in the folder's study.json are not trained again.
 """
 
-import hashlib
 import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +17,16 @@ from typing import Any, Literal
 
 from launch.command import main
 from launch.curves import read_metrics
-from launch.run_folder import write_json
-from launch.serial import to_json
+from launch.run_folder import UNHEARD, changes, write_json
+from launch.serial import flat, to_json
 from launch.stages import Stage, run_stage
 from launch.study_report import plot, show, summarise
 from tokenizer.shard_format import INDEX, read_json
 
 NUMBERS = "study.json"
-RECIPE = 2
-"""To be raised where agents of the same presets become others: trainings of two recipes make no mean."""
+VERSION = 2
+"""To be raised where agents of the same presets become others."""
+ANOTHER = "trainings of two recipes make no mean; name another folder with --run"
 Trained = Literal["cloned", "imagined", "bc_scratch", "filtered", "dreamer_v1"]
 PAIRED: tuple[Trained, ...] = ("cloned", "imagined")
 """Agents that are trained on every seed."""
@@ -129,9 +128,17 @@ def _shared(config: Study) -> list[Stage]:
 
 
 def _of_seed(config: Study, seed: int, agents: Sequence[Trained]) -> list[Stage]:
-    """What trains and judges these agents of a seed; an agent that needs another's run comes after it."""
+    """What trains and judges these agents of a seed."""
+    trainings = [
+        replace(stage, options=(*stage.options, "--seed", str(seed))) for stage in _trainings(f"seed_{seed}", agents)
+    ]
+    return [*trainings, _scoring(config, seed, agents)]
+
+
+def _trainings(place: str, agents: Sequence[Trained]) -> list[Stage]:
+    """Of these agents in a folder of their own; an agent that needs another's run comes after it."""
     needed = {*agents, *(("cloned",) if {"imagined", "dreamer_v1"} & set(agents) else ())}
-    place, data = f"seed_{seed}", {"data": "latents/train", "held-out": "latents/held_out"}
+    data = {"data": "latents/train", "held-out": "latents/held_out"}
     world = {"dynamics": f"{place}/dynamics"}
     clone = {"agent": f"{place}/cloned"}
     stages = [
@@ -151,12 +158,7 @@ def _of_seed(config: Study, seed: int, agents: Sequence[Trained]) -> list[Stage]
         if name in needed:
             where = {"run": f"{place}/{name}", **data, **folders}
             stages.append(Stage(name=f"{place}/{name}", command=command, folders=where, options=options, preset=preset))
-    seeded = [_seeded(stage, seed) for stage in stages]
-    return [*seeded, _scoring(config, seed, agents)]
-
-
-def _seeded(stage: Stage, seed: int) -> Stage:
-    return replace(stage, options=(*stage.options, "--seed", str(seed)))
+    return stages
 
 
 def _scoring(config: Study, seed: int, agents: Sequence[Trained]) -> Stage:
@@ -219,11 +221,10 @@ def _kept(config: Study) -> dict[str, Any]:
 
     Raises ValueError where its scores are of presets that say something else today.
     """
-    recipe = _recipe(config, PAIRED + OTHERS)
     kept: dict[str, Any] = {"dataset": {}, "random": None, "seeds": {}, "seconds": {}, "also": {}}
     for path in (config.run / NUMBERS, config.json):
         if path is not None and path.exists():
-            found = _checked(config, path, recipe)
+            found = _checked(config, path)
             for name in ("dataset", "random"):
                 kept[name] = kept[name] or found[name]
             for name in ("seconds", "also"):
@@ -232,18 +233,22 @@ def _kept(config: Study) -> dict[str, Any]:
                 if path == config.json and _has_world(config, seed):
                     continue  # rows of another world model pair with none of this one
                 kept["seeds"][seed] = {**rows, **kept["seeds"].get(seed, {})}
-    return {**kept, "recipe": recipe}
+    return {**kept, "recipe": _recipe(config)}
 
 
-def _checked(config: Study, path: Path, recipe: dict[str, str]) -> dict[str, Any]:
+def _checked(config: Study, path: Path) -> dict[str, Any]:
     kept: dict[str, Any] = read_json(path)
+    recipe = kept["recipe"]
+    if recipe.get("version") != VERSION:
+        raise ValueError(f"{path} has scores of version {recipe.get('version')}, this is {VERSION}: {ANOTHER}")
     scored = [name for name in PAIRED + OTHERS if any(name in rows for rows in kept["seeds"].values())]
-    changed = sorted(name for name in _recipe(config, scored) if kept["recipe"].get(name) != recipe[name])
-    if changed:
-        raise ValueError(
-            f"{path} has scores of other presets of {', '.join(changed)} than today's: trainings of two recipes make "
-            "no mean; name another folder with --run"
-        )
+    for name, (stage, preset) in _made_by(config, scored).items():
+        placed = {option.replace("-", "_") for option in stage.folders}
+        other = changes(recipe[name], preset, besides=UNHEARD | placed)
+        if recipe[name]["options"] != list(stage.options):
+            other["options"] = recipe[name]["options"], list(stage.options)
+        for field, (was, now) in other.items():
+            raise ValueError(f"{path} has scores of {name} with {field}={was!r}, now it has {now!r}: {ANOTHER}")
     return kept
 
 
@@ -259,16 +264,21 @@ def _others(config: Study) -> dict[str, Any]:
     return rows
 
 
-def _recipe(config: Study, agents: Sequence[Trained]) -> dict[str, str]:
-    """A fingerprint of the preset of each command that the scores of these agents come from."""
-    stages = [*_shared(config), *_of_seed(config, 0, agents)]
-    marks = {}
-    for stage in stages:
-        preset = stage.preset.format(config.preset)
-        module = importlib.import_module(f"launch.{stage.command}")
-        text = json.dumps([RECIPE, to_json(module.PRESETS[preset])], sort_keys=True)
-        marks[f"{stage.command} {preset}"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return marks
+def _made_by(config: Study, agents: Sequence[Trained]) -> dict[str, tuple[Stage, Any]]:
+    """What the scores of these agents come from, by name: each stage with its own options alone, and its preset."""
+    shared = [replace(stage, options=()) for stage in (*_shared(config), _scoring(config, 0, agents))]
+    made = {}
+    for stage in (*shared, *_trainings("", agents)):
+        presets = importlib.import_module(f"launch.{stage.command}").PRESETS
+        made[stage.name.rpartition("/")[2]] = stage, presets[stage.preset.format(config.preset)]
+    return made
+
+
+def _recipe(config: Study) -> dict[str, Any]:
+    """What the stages are told, for the numbers."""
+    made = _made_by(config, PAIRED + OTHERS)
+    told = {name: {"options": list(stage.options)} | flat(to_json(preset)) for name, (stage, preset) in made.items()}
+    return {"version": VERSION, **told}
 
 
 def _report(config: Study, kept: dict[str, Any]) -> None:

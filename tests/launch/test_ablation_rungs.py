@@ -9,8 +9,7 @@ from dynamics.world_model import DynamicsConfig
 from launch.ablate import PRESETS, RUNGS
 from launch.ablation_report import few_step_sentence, spread, student_quantile, summarise
 from launch.ablation_rungs import CASCADE, Step, climb, trials
-from launch.run_folder import _flat
-from launch.serial import to_json
+from launch.serial import flat, to_json
 from launch.train_dynamics import TrainDynamics
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -50,7 +49,7 @@ def test_the_first_rung_is_plain_diffusion_forcing_on_long_clips(steps: list[Ste
 
 
 def test_each_rung_changes_the_named_fields_of_the_one_before_and_no_other(steps: list[Step]) -> None:
-    configs = [_flat(to_json(step.training)) for step in steps]
+    configs = [flat(to_json(step.training)) for step in steps]
     found = {
         step.rung.name: {name: value for name, value in after.items() if value != before[name]}
         for step, before, after in zip(steps[1:], configs, configs[1:], strict=False)

@@ -74,7 +74,7 @@ def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
     begun.clear()
     assert call("study", "debug", "--run", run) == 0
     assert begun == []
-    monkeypatch.setattr(study, "_recipe", lambda config, agents: dict.fromkeys(numbers["recipe"], "another"))
+    monkeypatch.setattr(study, "VERSION", study.VERSION + 1)
     assert call("study", "debug", "--run", run) == 1
 
 
@@ -142,24 +142,61 @@ def test_rows_of_other_agents_stay(tmp_path: Path) -> None:
         study._others(replace(config, also=(tmp_path / "wrong.json",)))
 
 
+def with_imagination(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+    from launch import train_imagination
+
+    preset = train_imagination.PRESETS["debug"]
+    monkeypatch.setitem(train_imagination.PRESETS, "debug", replace(preset, **changed))
+
+
 def test_another_preset_is_refused_where_there_are_scores_of_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new preset of imagination leaves scores of cloned agents as they are, and not those of imagined ones."""
-    from launch import train_imagination
-
     config = replace(study.PRESETS["debug"], run=tmp_path)
     kept = study._kept(config)
-    kept["seeds"]["0"] = {"cloned": row(1, 3)}
-    write_json(tmp_path / study.NUMBERS, kept)
-    presets = train_imagination.PRESETS
-    changed = replace(presets["debug"], model=replace(presets["debug"].model, horizon=7))
-    monkeypatch.setitem(presets, "debug", changed)
+    cloned, both = {"cloned": row(1, 3)}, {"cloned": row(1, 3), "imagined": row(2, 4)}
+    write_json(tmp_path / study.NUMBERS, {**kept, "seeds": {"0": cloned}})
+    with_imagination(monkeypatch, length=7)
     renewed = study._kept(config)
     assert renewed["seeds"]["0"]["cloned"]["mean"] == 2 and renewed["recipe"] != kept["recipe"]
-    write_json(tmp_path / study.NUMBERS, {**kept, "seeds": {"0": {"cloned": row(1, 3), "imagined": row(2, 4)}}})
-    with pytest.raises(ValueError, match="other presets of train_imagination debug than today's"):
+    write_json(tmp_path / study.NUMBERS, {**kept, "seeds": {"0": both}})
+    with pytest.raises(ValueError, match="has scores of imagined with length=4, now it has 7: .* --run"):
         study._kept(config)
+
+
+def test_a_stage_that_is_told_something_else_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path)
+    write_json(tmp_path / study.NUMBERS, {**study._kept(config), "seeds": {"0": {"filtered": row(1, 3)}}})
+    whole = study._trainings
+
+    def best(place: str, agents: Any) -> list[stages.Stage]:
+        return [replace(s, options=tuple(o.replace("0.15", "0.3") for o in s.options)) for s in whole(place, agents)]
+
+    monkeypatch.setattr(study, "_trainings", best)
+    with pytest.raises(ValueError, match=r"filtered with options=\['--relevant-share', '0.15'\], now it has .*'0.3'"):
+        study._kept(config)
+
+
+def test_what_no_result_hears_of_and_fields_that_are_new_change_no_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path)
+    kept = study._kept(config)
+    del kept["recipe"]["imagined"]["real_tracks"]  # as if numbers were older than it
+    write_json(tmp_path / study.NUMBERS, {**kept, "seeds": {"0": {"imagined": row(2, 4)}}})
+    with_imagination(monkeypatch, num_workers=2, data=("elsewhere",))
+    study._kept(config)
+    with_imagination(monkeypatch, real_tracks=3, held_out=tmp_path, real_tokenizer=tmp_path)
+    with pytest.raises(ValueError, match="imagined with real_tracks=0, now it has 3"):
+        study._kept(config)
+
+
+@pytest.mark.parametrize(("preset", "numbers"), [("carracing", "study"), ("carracing_large", "study_large")])
+def test_the_published_study_goes_on_with_the_presets_of_today(tmp_path: Path, preset: str, numbers: str) -> None:
+    published = Path(__file__).parents[2] / f"docs/{numbers}.json"
+    kept = study._kept(replace(study.PRESETS[preset], run=tmp_path, json=published))
+    assert kept["seeds"] == json.loads(published.read_text())["seeds"] and kept["seeds"]
 
 
 @pytest.mark.parametrize(("preset", "processes"), [("carracing", None), ("carracing_large", 16)])
