@@ -139,18 +139,18 @@ class Agent(nn.Module):
     def policy_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
         """-sum_n ln p(a_{t+n} | h_t), n = 1 .. L: a_t itself lies in the block of h_t and would be a leak."""
         distances = self.config.heads.distances
-        actions, inside = ahead(batch.actions, range(1, distances + 1))
-        known = ahead(batch.labeled, range(1, distances + 1))[0] & inside
+        actions, inside = ahead(batch, batch.actions, range(1, distances + 1))
+        known = ahead(batch, batch.labeled, range(1, distances + 1))[0] & inside
         return -_masked_sum(self.policy.log_prob(self.policy(hidden), actions), known)
 
     def reward_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
         """-sum_n ln p(r_{t+n} | h_t), n = 0 .. L-1: the reward of a step is read once its frame is there."""
-        rewards, inside = ahead(batch.rewards, range(self.config.heads.distances))
+        rewards, inside = ahead(batch, batch.rewards, range(self.config.heads.distances))
         return _masked_sum(self.reward.loss(self.reward(hidden), rewards), inside & batch.has_actions.unsqueeze(-1))
 
     def end_loss(self, hidden: Float[Tensor, "b t f"], batch: LatentClip) -> Float[Tensor, ""]:
         """Cross-entropy of going on at t+n, n = 0 .. L-1."""
-        goes_on, inside = ahead(batch.continues, range(self.config.heads.distances))
+        goes_on, inside = ahead(batch, batch.continues, range(self.config.heads.distances))
         loss = F.binary_cross_entropy_with_logits(self.end(hidden), goes_on.float(), reduction="none")
         return _masked_sum(loss, inside & batch.has_actions.unsqueeze(-1))
 
@@ -172,12 +172,14 @@ def with_false_actions(clips: LatentClip, others: LatentClip, share: float, gene
     return replace(clips, actions=torch.where(false.unsqueeze(-1), others.actions, clips.actions))
 
 
-def ahead(values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:
-    """values[:, t + n] for each distance n along a new axis after time, and whether t + n lies inside the clip."""
-    time = torch.arange(values.shape[1], device=values.device)
+def ahead(batch: LatentClip, values: Tensor, distances: range) -> tuple[Tensor, Bool[Tensor, "b t l"]]:
+    """values[:, t + n] for each distance n along a new axis after time, and whether t + n lies inside the clip's own
+    episode."""
+    time = torch.arange(batch.num_frames, device=values.device)
     index = time[:, None] + torch.tensor(list(distances), device=values.device)
-    inside = index < values.shape[1]
-    return values[:, index.clamp_max(values.shape[1] - 1)], inside.expand(values.shape[0], -1, -1)
+    last = batch.num_frames - 1
+    index, inside = index.clamp_max(last), index <= last
+    return values[:, index], inside & (batch.episode == 0)[:, index]
 
 
 def _masked_sum(values: Float[Tensor, "b t l"], mask: Bool[Tensor, "b t l"]) -> Float[Tensor, ""]:

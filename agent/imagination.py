@@ -162,7 +162,7 @@ class Imagination(nn.Module):
     def real_value_loss(self, features: Float[Tensor, "b c f"], batch: LatentClip) -> Float[Tensor, ""]:
         """The same of real frames and the rewards that came; behind the last frame is what the value says of it."""
         _, returns = self.returns(features, batch.rewards[:, 1:].float(), batch.continues[:, 1:].float())
-        return self.value_loss(features[:, :-1], returns, batch.continues[:, :-1] & batch.has_actions)
+        return self.value_loss(features[:, :-1], returns, (batch.continues & batch.has_actions)[:, :-1])
 
     def judge_policy(self, dream: Dream) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """ln pi of the dreamed actions, and the KL to the prior, at the dream's frames as they are."""

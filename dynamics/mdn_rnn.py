@@ -92,7 +92,7 @@ class MDNRNN(nn.Module):
         known = ~batch.is_first[:, 1:]  # nothing leads from one episode to the next
         likelihood = log_likelihood(self.mixture(hidden), z[:, 1:]).mean(-1)[known].mean()
         loss, metrics = -likelihood, {"log_likelihood": likelihood}
-        told = known & batch.has_actions  # video without actions has neither rewards nor ends
+        told = known & batch.has_actions[:, 1:]  # video without actions has neither rewards nor ends
         if self.reward_head is not None:
             error = mean_where((self.reward(hidden) - batch.rewards[:, 1:]).square(), told)
             loss = loss + self.config.reward_weight * error

@@ -27,6 +27,7 @@ from dynamics.shortcut import (
 )
 from tokenizer.cache import Cache, Past
 from tokenizer.draws import Draws, begins_step, normal, of_rows, split_rows
+from tokenizer.losses import mean_where
 from tokenizer.records import LatentClip
 from tokenizer.transformer import SpaceTimeTransformer, TransformerConfig, divisors
 
@@ -147,7 +148,9 @@ class WorldModel(nn.Module):
         return (latents.float() * self.latent_std + self.latent_mean).clamp(-1, 1)
 
     def forward(self, batch: LatentClip, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shortcut forcing loss (eq. 7) of a batch. Some rows are bootstrap rows, which are put first, some images."""
+        """Shortcut forcing loss (eq. 7) of a batch. Some rows are bootstrap rows, which are put first, some images.
+
+        Where a clip goes on with another episode, nothing is learned of that one."""
         count = batch.latents.shape[0]
         share = self.bootstrap_share(begins_step(generator))
         bootstrap, images, others = split_rows(generator, count, share, self.config.image_share)
@@ -162,7 +165,7 @@ class WorldModel(nn.Module):
             target = self.targets(target, Grid(grid.level[:rows], grid.units[:rows]), batch[:rows])
         stills = len(images) if self.config.image_share else None
         estimate, _ = self.denoise(noisy, grid, batch.actions, batch.labeled, images=stills)
-        return self.loss(estimate, clean, target, grid)
+        return self.loss(estimate, clean, target, grid, batch.episode == 0)
 
     def bootstrap_share(self, begins: bool = True) -> float:
         """Of the rows of this step; in training, counts the step where it begins."""
@@ -182,19 +185,19 @@ class WorldModel(nn.Module):
 
         return bootstrap_target(teacher, noisy, grid, self.config.max_steps)
 
-    def loss(self, estimate: Tensor, clean: Tensor, target: Tensor, grid: Grid) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted mean over frames, and the errors of both kinds of frames."""
+    def loss(
+        self, estimate: Tensor, clean: Tensor, target: Tensor, grid: Grid, counts: Bool[Tensor, "b t"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted mean over the frames that count, and the errors of both kinds of them."""
         error = shortcut_error(estimate, clean, target, grid)
         weighted = error
         if self.config.ramp:
             weighted = ramp_weight(grid.level, self.config.max_steps) * weighted
         if self.config.loss_space == "v":
             weighted = velocity_weight(grid.level, self.config.max_steps) * weighted
-        loss = weighted.mean()
-        at_finest = (grid.units == 1).float()
-        seen = error.detach()
-        flow = (seen * at_finest).sum() / at_finest.sum().clamp_min(1)
-        bootstrap = (seen * (1 - at_finest)).sum() / (1 - at_finest).sum().clamp_min(1)
+        loss = mean_where(weighted, counts)
+        at_finest, seen = grid.units == 1, error.detach()
+        flow, bootstrap = mean_where(seen, counts & at_finest), mean_where(seen, counts & ~at_finest)
         return loss, {"video_loss": loss.detach(), "flow_error": flow, "bootstrap_error": bootstrap}
 
     def denoise(

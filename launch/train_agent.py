@@ -36,7 +36,15 @@ class TrainAgent(TrainAndWatch):
     """Whether the world model's weights are drawn anew: the same network that has learned nothing yet."""
     relevant_share: float = 0.5
     """The best of the clips by return, of each task, that are cloned."""
+    past_ends: bool = False
+    """Whether clips begin at any frame and are filled up with another behind an end, of which nothing is learned: so
+    ends, which are rare, are met as often as they come, at any place, and no clip is too short. Without it clips lie
+    within episodes, and few reach an end."""
     model: AgentConfig = AgentConfig()
+
+    @property
+    def joins_episodes(self) -> bool:
+        return self.past_ends
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +93,7 @@ PRESETS = {
         dynamics=Path("runs/debug/dynamics"),
         batch_size=4,
         length=10,
+        past_ends=True,
         model=MODELS["debug"].agent,
         loop=LoopConfig(steps=4, warmup_steps=1, log_every=1, save_every=2, learning_rate=1e-3),
     ),

@@ -64,9 +64,18 @@ class Clip:
         return self.labeled.shape[-1]
 
     @property
-    def has_actions(self) -> Bool[Tensor, "*b 1"]:
-        """Whether any action is known; else it is video, of which neither rewards nor ends are known."""
-        return self.labeled.any(-1, keepdim=True)
+    def episode(self) -> Int[Tensor, "*b t"]:
+        """Which of a clip's episodes each frame is of, counted from 0: a clip may go on with another behind an end."""
+        begun = self.is_first.cumsum(-1)
+        return begun - begun[..., :1]
+
+    @property
+    def has_actions(self) -> Bool[Tensor, "*b t"]:
+        """Whether any action of the frame's episode is known; else it is video, of which neither rewards nor ends
+        are known."""
+        episode = self.episode
+        known = torch.zeros_like(episode).scatter_add(-1, episode, self.labeled.to(episode.dtype))
+        return known.gather(-1, episode) > 0
 
 
 @dataclass(frozen=True, kw_only=True)

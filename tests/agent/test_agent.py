@@ -40,13 +40,17 @@ class Echo(nn.Module):
 
 
 def test_ahead_by_hand() -> None:
-    values, inside = ahead(torch.tensor([[1, 2, 3]]), range(1, 3))
+    clip, frames = latent_clip(1, 3), torch.tensor([[1, 2, 3]])
+    values, inside = ahead(clip, frames, range(1, 3))
     assert inside.tolist() == [[[True, True], [True, False], [False, False]]]
     assert values[inside].tolist() == [2, 3, 3]
-    values, inside = ahead(torch.tensor([[1, 2, 3]]), range(2))
+    values, inside = ahead(clip, frames, range(2))
     assert inside.tolist() == [[[True, True], [True, True], [True, False]]]
     assert values[inside].tolist() == [1, 2, 2, 3, 3]
-    assert ahead(torch.zeros(2, 3, 4), range(1, 3))[0].shape == (2, 3, 2, 4)
+    assert ahead(latent_clip(2, 3), torch.zeros(2, 3, 4), range(1, 3))[0].shape == (2, 3, 2, 4)
+    joined = replace(clip, is_first=torch.tensor([[True, False, True]]))
+    values, inside = ahead(joined, frames, range(2))
+    assert values[inside].tolist() == [1, 2, 2], "nothing of the episode that fills it up"
 
 
 def test_the_policys_targets_are_the_actions_after_the_frame(agent: Agent) -> None:
@@ -123,6 +127,21 @@ def test_uniform_rows_teach_the_world_and_relevant_rows_the_policy(
     assert {name for name in before if not torch.allclose(before[name], after[name])} == moved
 
 
+def test_nothing_is_learned_of_an_episode_that_fills_a_clip_up(agent: Agent) -> None:
+    clip = latent_clip(4, 6)
+    clip.is_first[:, 4] = True
+    other = replace(clip, **{name: getattr(clip, name).clone() for name in ("latents", "actions", "rewards")})
+    other.latents[:, 4:], other.actions[:, 4:], other.rewards[:, 4:] = 0.3, 0.0, 5.0
+    other = replace(other, continues=clip.continues.clone(), labeled=clip.labeled.clone())
+    other.continues[:, 4:], other.labeled[:, 4:] = False, False
+    alone = replace(agent.config, false_actions=0.0)  # those are of any episode
+    agent = randomised(Agent(alone, agent.world))
+    torch.testing.assert_close(agent(other, seeded())[1], agent(clip, seeded())[1])
+    clip.is_first[:, 4] = other.is_first[:, 4] = False
+    found, same = agent(other, seeded())[1], agent(clip, seeded())[1]
+    assert not any(torch.isclose(found[name], same[name]) for name in found), "else all of it"
+
+
 def test_every_term_is_divided_by_its_own_running_rms(agent: Agent, batch: LatentClip) -> None:
     torch.testing.assert_close(agent(batch, seeded())[0].detach(), torch.tensor(4.0))  # each is its own RMS at first
 
@@ -174,7 +193,7 @@ def part_log_prob(agent: Agent, part: int, distance: int = 1) -> Tensor:
     clip = toy_episodes(200, 6, seeded(77))
     with torch.no_grad():
         hidden = agent.policy(agent.read(clip, seeded(78)))
-        targets = agent.policy.targets(ahead(clip.actions, range(1, 3))[0])
+        targets = agent.policy.targets(ahead(clip, clip.actions, range(1, 3))[0])
         logs = agent.policy.log_probs(hidden, targets)
     return (logs[part] * targets[part]).sum(-1)[:, :-distance, distance - 1].mean()
 

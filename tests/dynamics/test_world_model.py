@@ -175,6 +175,19 @@ def test_the_loss_and_its_gradient_equal_a_reference_written_out_frame_by_frame(
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
 
 
+def test_nothing_is_learned_of_an_episode_that_fills_a_clip_up(world: WorldModel) -> None:
+    clip = latent_clip(4, 6)
+    clip.is_first[:, 3], clip.is_first[0] = True, False  # all but the first, which goes on
+    other = replace(clip, latents=clip.latents.clone(), actions=clip.actions.clone())
+    other.latents[1:, 3:], other.actions[1:, 3:] = 0.3, 0.0
+    loss, metrics = world(clip, seeded())
+    filled, same = world(other, seeded())
+    torch.testing.assert_close(filled, loss)
+    torch.testing.assert_close(same, metrics)
+    other.latents[0, 3:] = 0.3
+    assert not torch.isclose(world(other, seeded())[0], loss)
+
+
 def test_no_gradient_flows_through_the_target(world: WorldModel, clip: LatentClip) -> None:
     latents = clip.latents.clone().requires_grad_()
     target = world.targets(latents, a_grid(), clip)

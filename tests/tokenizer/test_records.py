@@ -1,6 +1,6 @@
 """Records keep their fields together when they are stacked, joined, moved and indexed."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
@@ -48,3 +48,16 @@ def test_moving_keeps_the_kind_and_moves_every_field() -> None:
     moved = episode_clip(2, 3).to("meta")
     assert isinstance(moved, EpisodeClip)
     assert all(getattr(moved, f.name).is_meta for f in fields(moved))
+
+
+def test_a_clip_that_goes_on_with_other_episodes_tells_them_apart() -> None:
+    """Of the second nothing is known but video; the first and the third have actions."""
+    batch = replace(
+        latent_clip(2, 6),
+        is_first=torch.tensor([[False, False, True, False, True, False], [True, False, False, False, False, False]]),
+        labeled=torch.tensor([[False, True, False, False, False, True], [False] * 6]),
+    )
+    assert batch.episode.tolist() == [[0, 0, 1, 1, 2, 2], [0] * 6]
+    assert batch.has_actions.tolist() == [[True, True, False, False, True, True], [False] * 6]
+    single = LatentClip(**{f.name: getattr(batch, f.name)[0] for f in fields(batch)})
+    assert torch.equal(single.episode, batch.episode[0]) and torch.equal(single.has_actions, batch.has_actions[0])
