@@ -47,6 +47,9 @@ RANGES = {
         0.5, 1.0, "the reward head hardly tells good frames from bad: train it longer before imagination trusts it"
     ),
     "end_excess": Range(-0.05, 0.05, "the end head sees ends where there are none: dreams end early"),
+    "end_missed": Range(
+        0.0, 0.9, "the end head does not see where episodes end, and dreams go on behind it: show it ends (--past-ends)"
+    ),
     "value_bias_share": Range(
         -0.5, 0.5, "the value head does not follow the returns: warm it up longer, or lower the learning rate"
     ),
@@ -120,6 +123,12 @@ def head_measures(agent: Agent, clips: LatentClip, generator: Draws) -> Measures
         "reward_error": float((told - real).square().mean().sqrt()),
         "end_excess": float((1 - goes_on[known]).mean() - (~clips.continues[known]).float().mean()),
     }
+
+
+@torch.no_grad()
+def end_missed(agent: Agent, endings: LatentClip, generator: Draws) -> float:
+    """How likely the end head finds it that episodes go on at the last frames of clips, where they ended."""
+    return float(agent.end(agent.read(endings, generator))[:, -1, 0].sigmoid().mean())
 
 
 @torch.no_grad()

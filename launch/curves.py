@@ -29,6 +29,7 @@ SHOWN = (
     "reward_bias",
     "reward_correlation",
     "end_excess",
+    "end_missed",
     "imagined_reward",
     "imagined_excess",
     "imagined_over_real",

@@ -34,7 +34,7 @@ from launch.training import Source, TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shards import Dataset
-from tokenizer.stream import windows
+from tokenizer.stream import endings, windows
 
 BEST = "best"
 """Folder below a run's."""
@@ -42,6 +42,10 @@ CLIPS_OF_MANY_TASKS = 128
 """Held-out clips where there are ten tasks: most pay nothing, and say nothing of the head that reads rewards."""
 LOOKED_AT = 64
 """Clips whose actions are looked at before a training."""
+
+LOOKED_AT_FOR_ENDINGS = 512
+"""Held-out clips of which those are found whose episodes ended."""
+FEWEST_ENDINGS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +98,10 @@ class Watch:
         """
         assert config.watched is not None
         self.config, self.score = config, score
-        self.dataset = open_dataset(config.watched, "latents").each_task()
+        dataset = open_dataset(config.watched, "latents")
+        self.dataset = dataset.each_task()
         self.clips, self.cloned = self._windows(self.dataset), self._windows(relevant(self.dataset))
+        self.endings = self._endings(dataset)
         self.best_reward = max(sample.reward_sum / sample.length for sample in self.dataset.samples)
         self._path = config.run / "alarms.json"
         self._said: set[str] = set()
@@ -105,6 +111,15 @@ class Watch:
         clips = windows(dataset, min(self.config.length, longest), self.config.held_out_clips)
         assert isinstance(clips, LatentClip)
         return clips
+
+    def _endings(self, dataset: Dataset) -> LatentClip | None:
+        """None where too few held-out episodes came to an end to say anything of the rest."""
+        found = endings(dataset, self.config.length, self.config.held_out_clips, look_at=LOOKED_AT_FOR_ENDINGS)
+        return (
+            LatentClip.stack([clip for clip in found if isinstance(clip, LatentClip)])
+            if len(found) >= FEWEST_ENDINGS
+            else None
+        )
 
     def begin(self, world: WorldModel, *, tasks: Sequence[str], model: Path) -> None:
         """Notes what the world model is like before the first step; of a run that goes on that is known.
@@ -164,6 +179,8 @@ class Watch:
             error = alarms.video_error(agent.world, clips, draws())
             measures |= {"held_out_video_error": error, "video_error_ratio": error / video_error_before}
         heads = alarms.head_measures(agent, clips, draws())
+        if self.endings is not None:
+            heads["end_missed"] = alarms.end_missed(agent, self.endings.to(device), draws())
         measures |= {name: value for name, value in heads.items() if name.partition("_")[0] in learns}
         if isinstance(model, Imagination):
             measures |= alarms.dream_measures(model, clips, self.best_reward, draws())

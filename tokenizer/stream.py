@@ -10,6 +10,7 @@ at a time give their samples mixed, so that no more shards have to be at hand (`
 with weights each has epochs of its own, and a pattern of slots says whose turn it is (`tokenizer.order`).
 """
 
+import math
 import signal
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -334,6 +335,23 @@ def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
     """The windows of `window_places` as a batch. Raises CorruptSample where one cannot be read."""
     places = window_places(dataset, length, count, start)
     return _stack([dataset.read_window(index, first, length) for index, first in places])
+
+
+def endings(dataset: Dataset, length: int, count: int, look_at: int) -> list[Batch]:
+    """Windows whose last frame ended the episode, up to `count` of them, of `look_at` samples spread over the dataset.
+
+    Raises CorruptSample where one cannot be read.
+    """
+    lengths = [sample.length for sample in dataset.samples]
+    enough = [index for index, frames in enumerate(lengths) if frames >= length]
+    found: list[Batch] = []
+    for index in enough[:: math.ceil(len(enough) / look_at)] if enough else ():
+        clip = dataset.read_window(index, lengths[index] - length, length)
+        if not clip.continues[-1]:
+            found.append(clip)
+        if len(found) == count:
+            break
+    return found
 
 
 GOLDEN = (5**0.5 - 1) / 2

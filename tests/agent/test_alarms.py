@@ -72,6 +72,18 @@ def test_an_end_head_that_sees_ends_everywhere_is_told(learned: Agent, held_out:
     assert heard(head_measures(agent, held_out, seeded())) == {"end_excess"}
 
 
+def test_an_end_head_that_sees_no_end_is_told_and_one_that_sees_most_is_not(
+    learned: Agent, held_out: LatentClip
+) -> None:
+    """Its mean over all frames tells nothing: ends are one in hundreds."""
+    agent = deepcopy(learned)
+    for bias, told in ((30.0, {"end_missed"}), (-1.0, set())):
+        with torch.no_grad():
+            agent.end.out_head.weight.zero_()
+            agent.end.out_head.bias.fill_(bias)
+        assert heard({"end_missed": alarms.end_missed(agent, held_out, seeded())}) == told
+
+
 def test_dreams_that_pay_more_than_the_game_ever_did_are_told(learned: Agent, held_out: LatentClip) -> None:
     """The most that the toy pays is a coin a frame, its drives half a coin."""
     model = Imagination(ImaginationConfig(horizon=4, num_steps=1), deepcopy(learned))

@@ -148,7 +148,9 @@ def test_a_share_of_the_rows_learns_as_separate_images(share: float, images: int
         alone = Grid(grid.level[:, one], grid.units[:, one])
         image, _ = world.denoise(noisy[:, one], alone, clip.actions[:, one], clip.labeled[:, one])
         estimate[4 - images :, t] = image[4 - images :, 0]
-    torch.testing.assert_close(loss, world.loss(estimate, clean, target, grid, clip.episode == 0)[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        loss, world.loss(estimate, clean, target, grid, clip.episode == 0)[0], atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])

@@ -11,12 +11,13 @@ import torch
 
 from agent.alarms import RANGES
 from agent.relevance import relevant_clips
-from launch import checkpoint
+from launch import checkpoint, watching
 from launch.curves import SHOWN, read_metrics
 from launch.models import agent_checkpoint, load_agent
 from launch.train_agent import PRESETS, TrainAgent
 from launch.watching import TrainAndWatch, Watch
 from tests.launch.conftest import Call
+from tokenizer.shards import Dataset
 from tokenizer.stream import window_places
 
 
@@ -57,6 +58,24 @@ def test_alarms_look_at_all_of_an_episode(pipeline: Path, watch: Watch) -> None:
     places = window_places(dataset, length, 4 * len(dataset.samples))
     assert max(first for _, first in places) == max(sample.length for sample in dataset.samples) - length
     assert len({first for _, first in window_places(dataset, 2, len(dataset.samples))}) > 1, "not beginnings alone"
+
+
+def test_ends_are_looked_at_where_enough_held_out_episodes_have_one(
+    pipeline: Path, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = load_agent(pipeline / "agent")
+    assert watch.endings is None and "end_missed" not in watch.measure(agent, 1.0), "no drive ended"
+    whole = Dataset.read_window
+
+    def ended(dataset: Dataset, *place: int) -> Any:
+        clip = whole(dataset, *place)
+        return replace(clip, continues=clip.continues & False)
+
+    monkeypatch.setattr(Dataset, "read_window", ended)
+    monkeypatch.setattr(watching, "FEWEST_ENDINGS", 1)
+    seeing = Watch(config(pipeline, tmp_path), score=lambda _: 0.0, relevant=relevant_clips)
+    assert seeing.endings is not None and seeing.endings.num_frames == seeing.config.length
+    assert 0 < seeing.measure(agent, 1.0)["end_missed"] < 1
 
 
 def test_a_world_model_with_noise_added_is_told_in_words(

@@ -18,7 +18,7 @@ from tokenizer.records import EpisodeClip
 from tokenizer.shard_format import clip_key
 from tokenizer.shard_writer import ShardWriter, finish_dataset
 from tokenizer.shards import Dataset
-from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, windows
+from tokenizer.stream import AlternatingStream, Batch, ClipStream, PairedStream, StreamConfig, endings, windows
 
 CONFIG = StreamConfig(length=4, batch_size=2, seed=3)
 
@@ -506,3 +506,22 @@ def test_joined_windows_go_on_after_a_stop_and_leave_no_clip_out(dataset: Datase
     del state["joined"]  # as it was saved before there was a choice
     with pytest.raises(ValueError, match="saved with joined=False and now has True"):
         ClipStream(dataset, config).load_state_dict(state)
+
+
+def test_endings_are_the_last_frames_of_episodes_that_ended(tmp_path: Path) -> None:
+    """Of eight clips every other one ended; one of these has too few frames."""
+    with ShardWriter(tmp_path, 0, META) as shard:
+        for index in range(8):
+            length = 3 if index == 1 else 10
+            frames, continues = np.full((length, 3, 4, 4), index, np.uint8), np.ones(length, np.bool_)
+            continues[-1] = index % 2 == 0
+            rewards = np.arange(length, dtype=np.float32)
+            shard.write(f"clip-{index:02d}", frames=frames, rewards=rewards, continues=continues)
+    finish_dataset(tmp_path, META)
+    dataset = Dataset.open(tmp_path)
+    found = endings(dataset, 4, 10, look_at=8)
+    assert rows(EpisodeClip.stack(found)) == [(3, 6), (5, 6), (7, 6)]
+    assert not any(clip.continues[-1] for clip in found)
+    assert rows(EpisodeClip.stack(endings(dataset, 4, 2, look_at=8))) == [(3, 6), (5, 6)]
+    assert rows(EpisodeClip.stack(endings(dataset, 4, 10, look_at=3))) == [(7, 6)], "every third of those long enough"
+    assert endings(dataset, 11, 10, look_at=8) == []
