@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokenizer.shard_format import action_bounds, check_actions
+
 
 class ActionParts(NamedTuple):
     """A batch of action rows taken apart; the last axis of each counts the parts of its kind."""
@@ -56,26 +58,11 @@ class ActionSpace:
         rows = np.asarray(rows)
         if rows.shape[-1:] != (self.size,):
             raise ValueError(f"action rows have {rows.shape[-1:]} values, this space has {self.size}: {self.names}")
-        if not np.isfinite(rows).all():
-            raise ValueError("action rows hold a value that is not finite")
-        low, high = self.bounds()
-        bad = (rows < low) | (rows > high)
-        discrete = rows[..., len(self.continuous) :]
-        bad[..., len(self.continuous) :] |= discrete != np.round(discrete)
-        if bad.any():
-            where = tuple(np.argwhere(bad)[0])
-            part = self.names[where[-1]]
-            raise ValueError(
-                f"action part {part!r} is {rows[where]}, allowed: {low[where[-1]]:g} to {high[where[-1]]:g}"
-                + ("" if part in self.continuous else ", whole numbers")
-            )
+        check_actions(self.to_json(), rows)
 
     def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Lowest and highest value of each entry of the row."""
-        low = [-1.0] * len(self.continuous) + [0.0] * (self.size - len(self.continuous))
-        high = [1.0] * len(self.continuous) + [float(classes - 1) for _, classes in self.categorical]
-        high += [1.0] * len(self.binary)
-        return np.array(low, dtype=np.float32), np.array(high, dtype=np.float32)
+        return action_bounds(self.to_json())
 
     def split(self, rows: Float[Tensor, "*b a"]) -> ActionParts:
         sizes = [len(self.continuous), len(self.categorical), len(self.binary)]

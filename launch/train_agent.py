@@ -23,7 +23,10 @@ from launch.models import check_fits, load_world
 from launch.preset_loops import LOOPS
 from launch.presets import MODELS
 from launch.training import Source, run_training
-from launch.watching import CLIPS_OF_MANY_TASKS, LOOKED_AT, TrainAndWatch, Watch, check_actions_of
+from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch
+
+LOOKED_AT = 64
+"""Clips whose actions are looked for before a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ def train_agent(config: TrainAgent) -> None:
     def build(source: Source) -> nn.Module:
         world = load_world(config.dynamics).requires_grad_(True)
         check_fits(world.config, source.meta, model=config.dynamics, other=config.encoder)
-        if not check_actions_of(source, config.length).labeled.any():
+        if not knows_actions(source, config.length):
             name = source.dataset.name
             raise ValueError(f"no action is known in {LOOKED_AT} clips of {name}: there is nothing to clone")
         if config.from_scratch:
@@ -75,6 +78,14 @@ def train_agent(config: TrainAgent) -> None:
         return Agent(replace(config.model, dynamics=world.config, tasks=source.meta.tasks), world)
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
+
+
+def knows_actions(source: Source, length: int) -> bool:
+    """Whether any is known in some of the clips that a training will see, of those that have actions."""
+    labeled = source.dataset.only([sample for sample in source.dataset.samples if sample.has_actions])
+    known = Source(labeled, source.tokenizer) if labeled.samples else source
+    longest = max(sample.length for sample in known.dataset.samples)
+    return bool(known.windows(min(length, longest), LOOKED_AT).labeled.any())
 
 
 def _fresh(world: WorldModel) -> WorldModel:

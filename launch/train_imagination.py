@@ -22,7 +22,7 @@ from launch.loop import LoopConfig
 from launch.models import check_can_dream, check_fits, for_inference, load_agent
 from launch.presets import MODELS
 from launch.training import Source, run_training
-from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch, check_actions_of
+from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,6 @@ def train_imagination(config: TrainImagination) -> None:
         check_fits(world, source.meta, model=config.agent, other=config.encoder, tasks=tasks)
         check_can_dream(agent, config.agent)
         _check_rewards(source)
-        check_actions_of(source, config.length)
         if watch is not None:
             watch.begin(agent.world, tasks=tasks, model=config.agent)
         # Frozen weights are cast once here; autocast would cast them anew in every pass of every dream.

@@ -22,7 +22,6 @@ from agent.envs.vector import VectorEnv
 from agent.imagination import Imagination
 from agent.scoring import play
 from agent.seeds import CHAMPION_TRACKS
-from dynamics.actions import ActionSpace
 from dynamics.world_model import WorldModel
 from launch import checkpoint
 from launch.checkpoint import Snapshot, describe
@@ -30,7 +29,7 @@ from launch.distributed import autocast, on_first_process
 from launch.models import check_fits, check_same_tokenizer, fingerprint, for_inference, load_tokenizer
 from launch.run_folder import write_json
 from launch.tasks import scored_task
-from launch.training import Source, TrainOnLatents, open_dataset
+from launch.training import TrainOnLatents, open_dataset
 from tokenizer.records import LatentClip
 from tokenizer.shard_format import INDEX, DatasetMeta, read_json
 from tokenizer.shards import Dataset
@@ -40,9 +39,6 @@ BEST = "best"
 """Folder below a run's."""
 CLIPS_OF_MANY_TASKS = 128
 """Held-out clips where there are ten tasks: most pay nothing, and say nothing of the head that reads rewards."""
-LOOKED_AT = 64
-"""Clips whose actions are looked at before a training."""
-
 LOOKED_AT_FOR_ENDINGS = 512
 """Held-out clips of which those are found whose episodes ended."""
 FEWEST_ENDINGS = 4
@@ -115,11 +111,8 @@ class Watch:
     def _endings(self, dataset: Dataset) -> LatentClip | None:
         """None where too few held-out episodes came to an end to say anything of the rest."""
         found = endings(dataset, self.config.length, self.config.held_out_clips, look_at=LOOKED_AT_FOR_ENDINGS)
-        return (
-            LatentClip.stack([clip for clip in found if isinstance(clip, LatentClip)])
-            if len(found) >= FEWEST_ENDINGS
-            else None
-        )
+        of_latents = [clip for clip in found if isinstance(clip, LatentClip)]
+        return LatentClip.stack(of_latents) if len(of_latents) >= FEWEST_ENDINGS else None
 
     def begin(self, world: WorldModel, *, tasks: Sequence[str], model: Path) -> None:
         """Notes what the world model is like before the first step; of a run that goes on that is known.
@@ -207,19 +200,6 @@ class Watch:
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         snapshot = Snapshot(model=tensors, ema={}, optimizer={}, config=describe(model))
         checkpoint.save(self.config.run / BEST, step, snapshot, {"kept": time.time()}, keep=1)
-
-
-def check_actions_of(source: Source, length: int) -> LatentClip:
-    """Some of the clips that a training will see, of those with actions if there are any.
-
-    Raises ValueError where what they hold is no action of the space.
-    """
-    labeled = source.dataset.only([sample for sample in source.dataset.samples if sample.has_actions])
-    known = Source(labeled, source.tokenizer) if labeled.samples else source
-    clips = known.windows(min(length, max(sample.length for sample in known.dataset.samples)), LOOKED_AT)
-    assert isinstance(clips, LatentClip)
-    ActionSpace.from_json(source.meta.action_space).check(clips.actions[clips.labeled].numpy())
-    return clips
 
 
 def _rank(checkpoint: Mapping[str, float]) -> tuple[float, float]:

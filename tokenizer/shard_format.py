@@ -12,6 +12,7 @@ index.json          what the whole dataset is, and its shards
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -26,7 +27,7 @@ KINDS = ("frames", "latents")
 
 
 class CorruptSample(Exception):
-    """A sample whose bytes are not those that were written."""
+    """A sample whose bytes are not those that were written, or that holds what its dataset has no room for."""
 
     def __init__(self, key: str, shard: str, reason: str) -> None:
         super().__init__(key, shard, reason)
@@ -34,6 +35,30 @@ class CorruptSample(Exception):
 
     def __str__(self) -> str:
         return f"sample {self.key!r} in {self.shard}: {self.reason}"
+
+
+def action_bounds(space: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of each entry of a row, of an `ActionSpace` as JSON."""
+    continuous, binary = len(space["continuous"]), len(space["binary"])
+    low = [-1.0] * continuous + [0.0] * (len(space["categorical"]) + binary)
+    high = [1.0] * continuous + [float(classes - 1) for _, classes in space["categorical"]] + [1.0] * binary
+    return np.array(low, dtype=np.float32), np.array(high, dtype=np.float32)
+
+
+def check_actions(space: Mapping[str, Any], rows: NDArray[Any]) -> None:
+    """Raises ValueError where a row [..., a] holds a value that the part has not, and says which."""
+    low, high = action_bounds(space)
+    whole = np.arange(len(low)) >= len(space["continuous"])
+    bad = ~(rows >= low) | ~(rows <= high) | whole & (rows != np.round(rows))  # what is no number is neither
+    if not bad.any():
+        return
+    where = tuple(np.argwhere(bad)[0])
+    entry = where[-1]
+    names = [*space["continuous"], *(name for name, _ in space["categorical"]), *space["binary"]]
+    raise ValueError(
+        f"action part {names[entry]!r} is {rows[where]}, allowed: {low[entry]:g} to {high[entry]:g}"
+        + (", whole numbers" if whole[entry] else "")
+    )
 
 
 class Member(NamedTuple):

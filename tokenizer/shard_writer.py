@@ -28,6 +28,7 @@ from tokenizer.shard_format import (
     DatasetMeta,
     Member,
     SampleEntry,
+    check_actions,
     of_task,
     read_json,
     shard_name,
@@ -196,6 +197,11 @@ class ShardWriter:
                 raise ValueError(f"clip {key!r}: {name} have shape {array.shape}, not {shape}")
             if not np.isfinite(array).all():
                 raise ValueError(f"clip {key!r}: {name} hold a value that is not finite")
+        if actions is not None and labeled is not None:
+            try:
+                check_actions(self.meta.action_space, actions[labeled])
+            except ValueError as error:
+                raise ValueError(f"clip {key!r}: {error}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

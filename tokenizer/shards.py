@@ -27,6 +27,7 @@ from tokenizer.shard_format import (
     DatasetMeta,
     Member,
     SampleEntry,
+    check_actions,
     of_task,
     parse_json,
     sidecar_path,
@@ -154,6 +155,10 @@ class Dataset:
         if sample.has_actions:
             actions = window.array("actions.npy", (np.float32,), (self.meta.action_size,))
             labeled = window.array("labeled.npy", (np.bool_,), ())
+            try:
+                check_actions(self.meta.action_space, actions[labeled])
+            except ValueError as error:
+                raise window.corrupt(str(error)) from error
         else:
             actions, labeled = np.zeros((length, self.meta.action_size), np.float32), np.zeros(length, np.bool_)
         common = {

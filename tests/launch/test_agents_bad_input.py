@@ -12,15 +12,14 @@ from agent.agent import AgentConfig
 from agent.imagination import ImaginationConfig
 from dynamics.actions import ActionSpace
 from launch.models import check_actions, load_agent, load_world
+from launch.train_agent import LOOKED_AT, knows_actions, train_agent
 from launch.train_agent import PRESETS as CLONING
-from launch.train_agent import train_agent
 from launch.train_imagination import PRESETS as IMAGINATION
 from launch.train_imagination import train_imagination
 from launch.training import Source
-from launch.watching import LOOKED_AT, check_actions_of
 from tests.launch.conftest import Call
 from tokenizer.shard_format import INDEX
-from tokenizer.shards import Dataset
+from tokenizer.shards import Dataset, _SampleFile
 
 
 @pytest.fixture
@@ -85,19 +84,26 @@ def test_data_whose_actions_are_unknown_cannot_be_cloned(
         train_agent(_cloning(pipeline, tmp_path))
 
 
-def test_actions_out_of_range_are_named(pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Dataset.read_window
+def test_actions_out_of_range_are_named_and_shown_to_no_training(
+    pipeline: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In all clips, which is an error; and in one, which is left out."""
+    spoilt = {sample.key for sample in Dataset.open(pipeline / "latents/train").samples}
+    whole = _SampleFile.array
 
-    def too_far(self: Dataset, index: int, start: int, length: int) -> object:
-        clip = whole(self, index, start, length)
-        return replace(clip, actions=clip.actions * 0 + 1.5)
+    def too_far(self: _SampleFile, name: str, *expected: object) -> object:
+        array = whole(self, name, *expected)
+        return array * 0 + 1.5 if name == "actions.npy" and self.sample.key in spoilt else array
 
-    monkeypatch.setattr(Dataset, "read_window", too_far)
-    with pytest.raises(ValueError, match="action part 'steering' is 1.5, allowed: -1 to 1"):
-        train_agent(_cloning(pipeline, tmp_path))
-    folders = {"run": tmp_path / "imagination", "data": (str(pipeline / "latents/train"),), "agent": pipeline / "agent"}
-    with pytest.raises(ValueError, match="action part 'steering' is 1.5, allowed: -1 to 1"):
-        train_imagination(replace(IMAGINATION["debug"], **folders))
+    monkeypatch.setattr(_SampleFile, "array", too_far)
+    cloned = cloning(pipeline, tmp_path / "agent", pipeline / "latents/train")
+    dreams = ["debug", "--run", tmp_path / "dreams", "--agent", pipeline / "agent"]
+    for command, options in (("train_agent", cloned), ("train_imagination", [*dreams, *cloned[3:7]])):
+        assert call(command, *options) == 1
+        assert "action part 'steering' is 1.5, allowed: -1 to 1" in " ".join(capfd.readouterr().err.split())
+    spoilt = {min(spoilt)}
+    assert call("train_imagination", *dreams, *cloned[3:7]) == 0
+    assert f"skipped corrupt sample {min(spoilt)}" in capfd.readouterr().out
 
 
 def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path, call: Call) -> None:
@@ -107,14 +113,15 @@ def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path
 
 def test_few_labeled_clips_among_video_are_found(pipeline: Path) -> None:
     dataset = Dataset.open(pipeline / "latents/train")
-    known = ("actions.npy", "labeled.npy", "rewards.npy", "continues.npy")
+    known = ("actions.npy", "labeled.npy")
     video = [
         replace(sample, members={name: m for name, m in sample.members.items() if name not in known})
         for sample in dataset.samples[:-1]
     ]
     mostly_video = dataset.only([*video * LOOKED_AT, dataset.samples[-1]])
     assert not any(sample.has_actions for sample in mostly_video.samples[:-1])
-    assert check_actions_of(Source(mostly_video), 4).labeled.any()
+    assert knows_actions(Source(mostly_video), 4)
+    assert not knows_actions(Source(dataset.only(video)), 4)
 
 
 def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(

@@ -30,9 +30,11 @@ META = DatasetMeta(
 
 def clip(length: int, seed: int, meta: DatasetMeta = META) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (length, 3)).astype(np.float32)
+    actions[:, 2] = actions[:, 2] > 0
     return {
         "frames": rng.integers(0, 256, (length, 3, *meta.frame_size), np.uint8),
-        "actions": rng.uniform(-1, 1, (length, 3)).astype(np.float32),
+        "actions": actions,
         "labeled": np.arange(length) > 0,
         "rewards": rng.normal(size=length).astype(np.float32),
         "continues": np.arange(length) < length - 1,
@@ -318,3 +320,22 @@ def test_held_out_samples_are_not_in_training(tmp_path: Path) -> None:
     assert [sample.key for sample in test.samples] == ["clip-001", "clip-003", "clip-005"] and len(train) == 3
     with pytest.raises(ValueError, match="both parts need some"):
         dataset.split(6)
+
+
+def test_actions_that_are_none_of_the_space_are_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not known of a frame may be anything."""
+    wrong = clip(5, 0)
+    wrong["actions"][0], wrong["actions"][3, 2] = 9.0, 0.5
+    said = "clip 'wrong': action part 'honk' is 0.5, allowed: 0 to 1, whole numbers"
+    with pytest.raises(ValueError, match=said), ShardWriter(tmp_path, 0, META) as shard:
+        shard.write("wrong", **wrong)
+    monkeypatch.setattr("tokenizer.shard_writer.check_actions", lambda *_: None)  # as another program writes
+    with ShardWriter(tmp_path, 0, META) as shard:
+        shard.write("wrong", **wrong)
+    finish_dataset(tmp_path, META)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.read_window(0, 0, 3).num_frames == 3
+    with pytest.raises(CorruptSample, match="sample 'wrong' in shard-000000.tar: action part 'honk' is 0.5"):
+        dataset.read_window(0, 1, 3)
