@@ -97,11 +97,10 @@ def study(config: Study) -> None:
 
 def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
     print(f"\n{stage.name}: python -m launch.{stage.command} {stage.preset.format(config.preset)}", flush=True)
-    seconds = run_stage(stage, config.run, config.preset)
-    if stage.command.startswith("train_"):  # the training's own clock: what was done before counts, and once
-        kept["seconds"][stage.name] = read_metrics(config.run / stage.folders["run"])[-1]["seconds"]
-    else:
-        kept["seconds"][stage.name] = kept["seconds"].get(stage.name, 0.0) + seconds
+    seconds = kept["seconds"].get(stage.name, 0.0) + run_stage(stage, config.run, config.preset)
+    if stage.command.startswith("train_"):  # whose own clock knows of steps that were made before, and of nothing else
+        seconds = max(seconds, read_metrics(config.run / stage.folders["run"])[-1]["seconds"])
+    kept["seconds"][stage.name] = seconds
     write_json(config.run / NUMBERS, kept)
 
 

@@ -119,6 +119,20 @@ def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
     assert study._missing(config, study._kept(config), 0) == config.agents_of(0)
 
 
+@pytest.mark.parametrize(("own", "expected"), [(50.0, 107.0), (300.0, 300.0)])
+def test_a_stage_takes_what_the_wall_clock_says_and_no_less_than_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: float, expected: float
+) -> None:
+    """It was stopped after 100 seconds; or most of it was trained by the stage's command alone."""
+    config = replace(study.PRESETS["debug"], run=tmp_path)
+    kept = {**study._kept(config), "seconds": {"seed_0/dynamics": 100.0}}
+    monkeypatch.setattr(study, "run_stage", lambda *_: 7.0)
+    monkeypatch.setattr(study, "read_metrics", lambda _: [{"seconds": own}])
+    study._run(study._of_seed(config, 0, ("cloned",))[0], config, kept)
+    assert kept["seconds"] == {"seed_0/dynamics": expected}
+    assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == kept["seconds"]
+
+
 def test_trainings_of_other_agents_beyond_the_first_seeds_count() -> None:
     config = replace(study.PRESETS["debug"], seeds_of_others=2, tracks=2)
     later = {"4": {"filtered": row(1, 3), "bc_scratch": row(1), "dreamer_v1": row(1, 3)}, "5": {"filtered": row(2, 4)}}
