@@ -44,8 +44,8 @@ class Study:
     seeds: int = 6
     """Trainings of the world model with WM+BC and Dreamer 4."""
     seeds_of_others: int = 3
-    """Trainings of each of the other agents, on the world models of the first seeds; those that later seeds have
-    already count."""
+    """Trainings of each of the other agents: those that there are count, the rest are made on the world models of the
+    first seeds. A seed whose scores alone are known is not trained anew for them while there are others."""
     agents: tuple[Trained, ...] = PAIRED + OTHERS
     tracks: int = 100
     """Real tracks that each training is judged on, the same for all."""
@@ -67,9 +67,6 @@ class Study:
             raise ValueError(f"seeds_of_others={self.seeds_of_others} is not in 0 to seeds={self.seeds}")
         if not self.agents:
             raise ValueError(f"agents={self.agents}: name at least one of {', '.join(PAIRED + OTHERS)}")
-
-    def agents_of(self, seed: int) -> tuple[Trained, ...]:
-        return tuple(name for name in self.agents if name in PAIRED or seed < self.seeds_of_others)
 
 
 def study(config: Study) -> None:
@@ -179,7 +176,7 @@ def _processes(config: Study) -> tuple[str, ...]:
 def _missing(config: Study, kept: dict[str, Any], seed: int) -> tuple[Trained, ...]:
     """Of a seed whose world model is gone, all that it had, if any: one that is trained anew is another one."""
     rows = kept["seeds"].get(str(seed), {})
-    asked = tuple(name for name in config.agents_of(seed) if name in PAIRED or seed < _others_due(config, kept, name))
+    asked = tuple(name for name in config.agents if name in PAIRED or seed in _carriers(config, kept, name))
     missing = tuple(name for name in asked if not _is_scored(config, rows, name))
     if missing and rows and not _has_world(config, seed):
         return tuple(name for name in PAIRED + OTHERS if name in rows or name in asked)
@@ -191,10 +188,12 @@ def _has_world(config: Study, seed: int | str) -> bool:
     return (config.run / f"seed_{seed}" / "dynamics").exists()
 
 
-def _others_due(config: Study, kept: dict[str, Any], agent: Trained) -> int:
-    """The first so many seeds train it: all that it should, less those that have been trained beyond them."""
-    later = [rows for seed, rows in kept["seeds"].items() if int(seed) >= config.seeds_of_others]
-    return config.seeds_of_others - sum(_is_scored(config, rows, agent) for rows in later)
+def _carriers(config: Study, kept: dict[str, Any], agent: Trained) -> list[int]:
+    """Seeds that are to train one of the other agents."""
+    scored = {int(seed) for seed, rows in kept["seeds"].items() if _is_scored(config, rows, agent)}
+    free = [seed for seed in range(config.seeds) if seed not in scored]
+    free.sort(key=lambda seed: str(seed) in kept["seeds"] and not _has_world(config, seed))  # stable: else in order
+    return free[: max(0, config.seeds_of_others - len(scored))]
 
 
 def _is_scored(config: Study, rows: dict[str, Any], agent: Trained) -> bool:

@@ -79,10 +79,10 @@ def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
 
 
 def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> None:
-    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json")
+    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", agents=study.PAIRED)
     begun = study._kept(config)
     write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
-    assert study._missing(config, study._kept(config), 0) == config.agents_of(0), "of another world model, all of it"
+    assert study._missing(config, study._kept(config), 0) == study.PAIRED, "of another world model, all of it"
     own = {**begun, "seeds": {"0": {"cloned": row(5, 7)}, "1": {"cloned": row(2, 2)}}}
     write_json(tmp_path / "here" / study.NUMBERS, own)
     elsewhere = {"0": {"cloned": row(1, 3), "imagined": row(4, 4)}, "2": {"cloned": row(3, 3)}}
@@ -91,10 +91,7 @@ def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> Non
     assert both["0"]["cloned"]["mean"] == 6, "the folder's own come first"
     assert both["0"]["imagined"]["mean"] == 4 and both.keys() == {"0", "1", "2"}, "and nothing is lost"
     (tmp_path / "here/seed_0/dynamics").mkdir(parents=True)
-    rest = tuple(name for name in config.agents_of(0) if name != "cloned")
-    assert "imagined" in rest and study._missing(config, study._kept(config), 0) == rest, (
-        "the world model here is another"
-    )
+    assert study._missing(config, study._kept(config), 0) == ("imagined",), "the world model here is another"
 
 
 def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
@@ -116,7 +113,7 @@ def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
     monkeypatch.setattr(study, "_dataset_rows", lambda _: {})
     with pytest.raises(KeyboardInterrupt):
         study.study(config)
-    assert study._missing(config, study._kept(config), 0) == config.agents_of(0)
+    assert study._missing(config, study._kept(config), 0) == study.PAIRED + study.OTHERS
 
 
 @pytest.mark.parametrize(("own", "expected"), [(50.0, 107.0), (300.0, 300.0)])
@@ -133,11 +130,22 @@ def test_a_stage_takes_what_the_wall_clock_says_and_no_less_than_its_training(
     assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == kept["seconds"]
 
 
-def test_trainings_of_other_agents_beyond_the_first_seeds_count() -> None:
-    config = replace(study.PRESETS["debug"], seeds_of_others=2, tracks=2)
+def test_trainings_of_other_agents_beyond_the_first_seeds_count(tmp_path: Path) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path, seeds_of_others=2, tracks=2)
     later = {"4": {"filtered": row(1, 3), "bc_scratch": row(1), "dreamer_v1": row(1, 3)}, "5": {"filtered": row(2, 4)}}
     missing = [study._missing(config, {"seeds": later}, seed) for seed in (0, 1)]
     assert missing == [("cloned", "imagined", "bc_scratch", "dreamer_v1"), ("cloned", "imagined", "bc_scratch")]
+
+
+def test_seeds_known_by_their_scores_alone_carry_no_other_agents_while_there_are_others(tmp_path: Path) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path, seeds=4, seeds_of_others=2, tracks=2)
+    both = {"cloned": row(1, 3), "imagined": row(2, 4)}
+    kept = {"seeds": {"0": both, "1": both, "2": both}}
+    (tmp_path / "seed_2/dynamics").mkdir(parents=True)
+    missing = [study._missing(config, kept, seed) for seed in range(4)]
+    assert missing == [(), (), study.OTHERS, study.PAIRED + study.OTHERS]
+    alone = replace(config, seeds=3)
+    assert [study._missing(alone, kept, seed) for seed in range(3)] == [study.PAIRED + study.OTHERS, (), study.OTHERS]
 
 
 def test_rows_of_other_agents_stay(tmp_path: Path) -> None:
