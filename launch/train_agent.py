@@ -166,6 +166,7 @@ PRESETS["crafter_debug"] = replace(
 )
 PRESETS["base"] = TrainAgent(
     run=Path("runs/base/agent"),
+    past_ends=True,
     data=("runs/base/latents/train",),
     dynamics=Path("runs/base/dynamics"),
     batch_size=MODELS["base"].dynamics_clips.batch,
