@@ -7,7 +7,7 @@ Axes: b clips, t frames, f features of the heads.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,7 +48,7 @@ RANGES = {
     ),
     "end_excess": Range(-0.05, 0.05, "the end head sees ends where there are none: dreams end early"),
     "end_missed": Range(
-        0.0, 0.9, "the end head does not see where episodes end, and dreams go on behind it: show it ends (--past-ends)"
+        0.0, 0.9, "the end head does not see where episodes end, and dreams go on behind it: clone with --past-ends"
     ),
     "value_bias_share": Range(
         -0.5, 0.5, "the value head does not follow the returns: warm it up longer, or lower the learning rate"
@@ -126,9 +126,10 @@ def head_measures(agent: Agent, clips: LatentClip, generator: Draws) -> Measures
 
 
 @torch.no_grad()
-def end_missed(agent: Agent, endings: LatentClip, generator: Draws) -> float:
-    """How likely the end head finds it that episodes go on at the last frames of clips, where they ended."""
-    return float(agent.end(agent.read(endings, generator))[:, -1, 0].sigmoid().mean())
+def end_missed(agent: Agent, endings: Sequence[LatentClip], generator: Draws) -> float:
+    """How likely the end head finds it that episodes go on at the last frames of single clips, where they ended."""
+    going_on = [agent.end(agent.read(LatentClip.stack([clip]), generator))[0, -1, 0].sigmoid() for clip in endings]
+    return float(torch.stack(going_on).mean())
 
 
 @torch.no_grad()

@@ -94,22 +94,24 @@ def dream_agent(config: DreamAgent) -> None:
         agents[name] = for_inference(agent, device, compile=config.compile)
     check_can_dream(agents[config.agent], getattr(config, config.agent))
     tokenizer = for_inference(eyes, device, compile=config.compile)
-    drive(config, meta, tokenizer, agents)
+    driven = drive(config, meta, tokenizer, agents)
     with fits(f"{config.starts} dreams of {config.horizon} frames", "lower --starts, --context or --horizon"):
-        report(config, meta, *dream(config, meta, tokenizer, agents[config.agent]))
+        report(config, meta, driven, *dream(config, meta, tokenizer, agents[config.agent]))
 
 
-def drive(config: DreamAgent, meta: DatasetMeta, tokenizer: Tokenizer, agents: Mapping[str, Agent]) -> None:
-    """The agents on one track, side by side until the last of them has ended."""
-    films = {}
+def drive(config: DreamAgent, meta: DatasetMeta, tokenizer: Tokenizer, agents: Mapping[str, Agent]) -> dict[str, float]:
+    """Films the agents on one track, side by side until the last of them has ended; what each of them earned."""
+    films, earned = {}, {}
     for name, agent in agents.items():
         with _envs(meta, 1) as envs:
             task = scored_task("", meta, envs.task_names)
             played = play(AgentPolicy(tokenizer, agent), envs, [config.track], task=task, max_steps=config.max_steps)
-        films[f"{name}: {played.returns[0]:.0f}"] = to_float(torch.from_numpy(played.first_frames))
+        earned[name] = played.returns[0]
+        films[f"{name}: {earned[name]:.0f}"] = to_float(torch.from_numpy(played.first_frames))
     longest = max(map(len, films.values()))
     held = {name: torch.cat([film, film[-1:].expand(longest - len(film), -1, -1, -1)]) for name, film in films.items()}
     save_side_by_side(config.run / "drives.mp4", _apart(held), meta.fps)
+    return earned
 
 
 def dream(
@@ -128,7 +130,13 @@ def dream(
 
 
 def report(
-    config: DreamAgent, meta: DatasetMeta, pixels: Tensor, context: Driven, dreamed: Dream, real: Driven
+    config: DreamAgent,
+    meta: DatasetMeta,
+    drives: Mapping[str, float],
+    pixels: Tensor,
+    context: Driven,
+    dreamed: Dream,
+    real: Driven,
 ) -> None:
     """Table, videos, strip and numbers."""
     frames = to_float(torch.from_numpy(real.frames))
@@ -143,6 +151,7 @@ def report(
     longest = max(real.lengths)
     made = {name: identity(agent_checkpoint(getattr(config, name))) for name in AGENTS}
     numbers = {
+        "drives": {"track": config.track, **drives},
         "agent": config.agent,
         "starts": rows,
         "psnr": [float(np.mean([row["psnr"][h] for row in rows if h < row["compared"]])) for h in range(longest)],

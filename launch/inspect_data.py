@@ -99,7 +99,7 @@ def inspect_data(config: InspectData) -> None:
     if damaged:
         raise ValueError(
             f"{len(damaged)} of {seen.samples} samples are damaged, the first: {next(iter(damaged.values()))}. Copy "
-            "their shards again, or make them anew; training leaves out those whose checksums are wrong"
+            "their shards again, or make them anew; training leaves out those whose checksums or actions are wrong"
         )
 
 

@@ -18,11 +18,12 @@ from tokenizer.files import write_atomically
 
 UNHEARD = frozenset(
     {"run", "log_every", "save_every", "keep", "num_workers", "compile", "cache", "cache_gb", "processes", "num_envs"}
+    | {"activation_checkpointing"}
 )
 """Fields that no result hears of; `run` is where the folder lies now."""
 MAY_CHANGE = UNHEARD | {
     *("steps", "generations"),
-    *("batch_size", "long_batch_size", "held_out_clips", "activation_checkpointing"),  # what a full memory asks for
+    *("batch_size", "long_batch_size", "held_out_clips"),  # what a full memory asks for
 }
 """Fields that leave what was learned so far as it is."""
 
@@ -87,7 +88,7 @@ def _claim_config(run: Path, config: Any) -> None:
     if begun and path.exists():
         old = flat(json.loads(path.read_text()))
         for name, (was, now) in changes(old, config, besides=MAY_CHANGE).items():
-            if not _same_place(old, name, now, run):
+            if not _same_place(was, now, old.get("run"), run):
                 raise ValueError(
                     f"run folder {run} was made with {name}={was!r}, this command has {name}={now!r}: "
                     "name another folder with --run, or delete this one"
@@ -102,7 +103,7 @@ def changes(old: Mapping[str, Any], config: Any, *, besides: Set[str]) -> dict[s
 
     What was not noted there counts as the field's default: it is younger than the note.
     """
-    said = flat_defaults(config) | old
+    said = {**flat_defaults(config), **old}
     return {
         name: (said[name], now)
         for name, now in flat(to_json(config)).items()
@@ -110,20 +111,18 @@ def changes(old: Mapping[str, Any], config: Any, *, besides: Set[str]) -> dict[s
     }
 
 
-def _same_place(old: Mapping[str, Any], name: str, value: Any, run: Path) -> bool:
+def _same_place(before: Any, now: Any, run_before: Any, run: Path) -> bool:
     """Whether two strings are one path, written otherwise or moved together with the run's folder; or lists of such."""
-    before, run_before = old.get(name), old.get("run")
-    if isinstance(before, str) and isinstance(value, list):  # runs of older versions had one place of data
+    if isinstance(before, str) and isinstance(now, list):  # runs of older versions had one place of data
         before = [before]
-    if isinstance(before, list) and isinstance(value, list):
-        return len(before) == len(value) and all(
-            one == other or _same_place({**old, name: one}, name, other, run)
-            for one, other in zip(before, value, strict=True)
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(
+            one == other or _same_place(one, other, run_before, run) for one, other in zip(before, now, strict=True)
         )
-    if not (isinstance(before, str) and isinstance(value, str) and isinstance(run_before, str)):
+    if not (isinstance(before, str) and isinstance(now, str) and isinstance(run_before, str)):
         return False
-    moved_along = os.path.relpath(before, run_before) == os.path.relpath(value, run)
-    return moved_along or os.path.abspath(before) == os.path.abspath(value)
+    moved_along = os.path.relpath(before, run_before) == os.path.relpath(now, run)
+    return moved_along or os.path.abspath(before) == os.path.abspath(now)
 
 
 def claimed_as(path: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,13 @@
     python -m launch.study carracing --agents cloned imagined --seeds 3 --tracks 20
 
 Dataset and tokenizer are made once. Each seed trains a world model and then its agents: WM+BC (cloned), Dreamer 4
-(imagined), and on the first seeds cloning from scratch, cloning of the best drives alone (filtered) and Dreamer V1's
+(imagined), and on some seeds cloning from scratch, cloning of the best drives alone (filtered) and Dreamer V1's
 actor. Each stage is a command of its own. Means are over seeds, and so are the intervals: the unit is the training run.
 Interrupted, the same command goes on; seeds whose scores are in the folder's study.json are not trained again.
 """
 
 import importlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from tokenizer.shard_format import INDEX, read_json
 
 NUMBERS = "study.json"
 VERSION = 2
-"""To be raised where agents of the same presets become others."""
+"""To be raised where agents of the same presets become others, or a field of presets gets another name."""
+SCORING = ("agents", "tracks")
+"""Options that each seed's scoring is given anew."""
 ANOTHER = "trainings of two recipes make no mean; name another folder with --run"
 Trained = Literal["cloned", "imagined", "bc_scratch", "filtered", "dreamer_v1"]
 PAIRED: tuple[Trained, ...] = ("cloned", "imagined")
@@ -72,14 +75,14 @@ class Study:
 def study(config: Study) -> None:
     kept = _kept(config)
     kept["also"] |= _others(config)
-    todo = [seed for seed in range(config.seeds) if _missing(config, kept, seed)]
+    # All of it now: which seeds train the others depends on what is there, and the first ones change that.
+    todo = {seed: missing for seed in range(config.seeds) if (missing := _missing(config, kept, seed))}
     if todo:
         for stage in _shared(config):
             _run(stage, config, kept)
         kept["dataset"] = _dataset_rows(config)
-    for number, seed in enumerate(todo, start=1):
+    for number, (seed, missing) in enumerate(todo.items(), start=1):
         print(f"\nseed {seed}, {number} of {len(todo)} to go", flush=True)
-        missing = _missing(config, kept, seed)
         if not _has_world(config, seed) and kept["seeds"].pop(str(seed), None):
             write_json(config.run / NUMBERS, kept)  # what is scored from now on is of another world model
         for stage in _of_seed(config, seed, missing):
@@ -94,10 +97,16 @@ def study(config: Study) -> None:
 
 def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
     print(f"\n{stage.name}: python -m launch.{stage.command} {stage.preset.format(config.preset)}", flush=True)
-    seconds = kept["seconds"].get(stage.name, 0.0) + run_stage(stage, config.run, config.preset)
+    seconds, began = kept["seconds"], time.perf_counter()
+    if not (config.run / (stage.folders.get("run") or stage.folders["out"])).exists():
+        seconds.pop(stage.name, None)  # of another machine, or of a world model that is gone
+    try:
+        run_stage(stage, config.run, config.preset)
+    finally:
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - began
+        write_json(config.run / NUMBERS, kept)
     if stage.command.startswith("train_"):  # whose own clock knows of steps that were made before, and of nothing else
-        seconds = max(seconds, read_metrics(config.run / stage.folders["run"])[-1]["seconds"])
-    kept["seconds"][stage.name] = seconds
+        seconds[stage.name] = max(seconds[stage.name], read_metrics(config.run / stage.folders["run"])[-1]["seconds"])
     write_json(config.run / NUMBERS, kept)
 
 
@@ -240,12 +249,13 @@ def _checked(config: Study, path: Path) -> dict[str, Any]:
     if recipe.get("version") != VERSION:
         raise ValueError(f"{path} has scores of version {recipe.get('version')}, this is {VERSION}: {ANOTHER}")
     scored = [name for name in PAIRED + OTHERS if any(name in rows for rows in kept["seeds"].values())]
-    for name, (stage, preset) in _made_by(config, scored).items():
-        placed = {option.replace("-", "_") for option in stage.folders}
-        other = changes(recipe[name], preset, besides=UNHEARD | placed)
+    for name, (stage, preset) in (_made_by(config, scored) if scored else {}).items():
+        given = {option.replace("-", "_") for option in (*stage.folders, *SCORING)}
+        other = changes(recipe[name], preset, besides=UNHEARD | given)
         if recipe[name]["options"] != list(stage.options):
             other["options"] = recipe[name]["options"], list(stage.options)
-        for field, (was, now) in other.items():
+        if other:
+            field, (was, now) = next(iter(other.items()))
             raise ValueError(f"{path} has scores of {name} with {field}={was!r}, now it has {now!r}: {ANOTHER}")
     return kept
 

@@ -24,6 +24,9 @@ from launch.preset_loops import LOOPS
 from launch.presets import MODELS
 from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch
+from tokenizer.shard_format import CorruptSample
+from tokenizer.shards import Dataset
+from tokenizer.stream import window_places
 
 LOOKED_AT = 64
 """Clips whose actions are looked for before a training."""
@@ -40,9 +43,9 @@ class TrainAgent(TrainAndWatch):
     relevant_share: float = 0.5
     """The best of the clips by return, of each task, that are cloned."""
     past_ends: bool = False
-    """Whether clips begin at any frame and are filled up with another behind an end, of which nothing is learned: so
-    ends, which are rare, are met as often as they come, at any place, and no clip is too short. Without it clips lie
-    within episodes, and few reach an end."""
+    """Whether windows begin at any frame and are filled up with another clip behind an end, of which nothing is
+    learned: so ends, which are rare, are met as often as they come, at any place, and no clip is too short. Without it
+    windows lie within clips, and few reach an end."""
     model: AgentConfig = AgentConfig()
 
     @property
@@ -68,7 +71,7 @@ def train_agent(config: TrainAgent) -> None:
     def build(source: Source) -> nn.Module:
         world = load_world(config.dynamics).requires_grad_(True)
         check_fits(world.config, source.meta, model=config.dynamics, other=config.encoder)
-        if not knows_actions(source, config.length):
+        if not knows_actions(source.dataset, config.length):
             name = source.dataset.name
             raise ValueError(f"no action is known in {LOOKED_AT} clips of {name}: there is nothing to clone")
         if config.from_scratch:
@@ -80,12 +83,24 @@ def train_agent(config: TrainAgent) -> None:
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
 
 
-def knows_actions(source: Source, length: int) -> bool:
-    """Whether any is known in some of the clips that a training will see, of those that have actions."""
-    labeled = source.dataset.only([sample for sample in source.dataset.samples if sample.has_actions])
-    known = Source(labeled, source.tokenizer) if labeled.samples else source
-    longest = max(sample.length for sample in known.dataset.samples)
-    return bool(known.windows(min(length, longest), LOOKED_AT).labeled.any())
+def knows_actions(dataset: Dataset, length: int) -> bool:
+    """Whether any is known in some of the clips that a training will see, of those that have actions.
+
+    Raises CorruptSample where none of them can be read.
+    """
+    dataset = dataset.only([sample for sample in dataset.samples if sample.has_actions] or dataset.samples)
+    longest = max(sample.length for sample in dataset.samples)
+    damage, read = None, 0
+    for index, first in window_places(dataset, window := min(length, longest), LOOKED_AT):
+        try:
+            if dataset.read_window(index, first, window).labeled.any():
+                return True
+            read += 1
+        except CorruptSample as error:
+            damage = error
+    if damage is not None and not read:
+        raise damage
+    return False
 
 
 def _fresh(world: WorldModel) -> WorldModel:

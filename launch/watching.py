@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ BEST = "best"
 """Folder below a run's."""
 CLIPS_OF_MANY_TASKS = 128
 """Held-out clips where there are ten tasks: most pay nothing, and say nothing of the head that reads rewards."""
-LOOKED_AT_FOR_ENDINGS = 512
+LOOKED_AT_FOR_ENDINGS = 256
 """Held-out clips of which those are found whose episodes ended."""
 FEWEST_ENDINGS = 4
 
@@ -94,10 +95,8 @@ class Watch:
         """
         assert config.watched is not None
         self.config, self.score = config, score
-        dataset = open_dataset(config.watched, "latents")
-        self.dataset = dataset.each_task()
+        self.dataset = open_dataset(config.watched, "latents").each_task()
         self.clips, self.cloned = self._windows(self.dataset), self._windows(relevant(self.dataset))
-        self.endings = self._endings(dataset)
         self.best_reward = max(sample.reward_sum / sample.length for sample in self.dataset.samples)
         self._path = config.run / "alarms.json"
         self._said: set[str] = set()
@@ -108,11 +107,15 @@ class Watch:
         assert isinstance(clips, LatentClip)
         return clips
 
-    def _endings(self, dataset: Dataset) -> LatentClip | None:
-        """None where too few held-out episodes came to an end to say anything of the rest."""
-        found = endings(dataset, self.config.length, self.config.held_out_clips, look_at=LOOKED_AT_FOR_ENDINGS)
-        of_latents = [clip for clip in found if isinstance(clip, LatentClip)]
-        return LatentClip.stack(of_latents) if len(of_latents) >= FEWEST_ENDINGS else None
+    @cached_property
+    def endings(self) -> list[LatentClip]:
+        """Last frames of held-out episodes that came to an end; none where they are too few to say anything."""
+        assert self.config.watched is not None
+        dataset, count = open_dataset(self.config.watched, "latents"), self.config.held_out_clips
+        found = endings(dataset, self.config.length, count, look_at=LOOKED_AT_FOR_ENDINGS)
+        clips = [clip for clip in found if isinstance(clip, LatentClip)]
+        assert len(clips) == len(found)
+        return clips if len(clips) >= FEWEST_ENDINGS else []
 
     def begin(self, world: WorldModel, *, tasks: Sequence[str], model: Path) -> None:
         """Notes what the world model is like before the first step; of a run that goes on that is known.
@@ -129,6 +132,7 @@ class Watch:
 
     def _note(self, world: WorldModel) -> None:
         looked_at = {"length": self.config.length, "held_out_clips": self.config.held_out_clips}
+        looked_at |= {"endings": len(self.endings)} if self.endings else {}
         begun = checkpoint.latest(self.config.run) is not None
         if begun and self._path.exists() and read_json(self._path).get("looked_at") == looked_at:
             return
@@ -172,8 +176,8 @@ class Watch:
             error = alarms.video_error(agent.world, clips, draws())
             measures |= {"held_out_video_error": error, "video_error_ratio": error / video_error_before}
         heads = alarms.head_measures(agent, clips, draws())
-        if self.endings is not None:
-            heads["end_missed"] = alarms.end_missed(agent, self.endings.to(device), draws())
+        if "end" in learns and self.endings:
+            heads["end_missed"] = alarms.end_missed(agent, [clip.to(device) for clip in self.endings], draws())
         measures |= {name: value for name, value in heads.items() if name.partition("_")[0] in learns}
         if isinstance(model, Imagination):
             measures |= alarms.dream_measures(model, clips, self.best_reward, draws())

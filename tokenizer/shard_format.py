@@ -37,6 +37,10 @@ class CorruptSample(Exception):
         return f"sample {self.key!r} in {self.shard}: {self.reason}"
 
 
+ROUNDING = 1e-5
+"""How far beyond its bounds a value may lie that was calculated."""
+
+
 def action_bounds(space: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Lowest and highest value of each entry of a row, of an `ActionSpace` as JSON."""
     continuous, binary = len(space["continuous"]), len(space["binary"])
@@ -49,7 +53,9 @@ def check_actions(space: Mapping[str, Any], rows: NDArray[Any]) -> None:
     """Raises ValueError where a row [..., a] holds a value that the part has not, and says which."""
     low, high = action_bounds(space)
     whole = np.arange(len(low)) >= len(space["continuous"])
-    bad = ~(rows >= low) | ~(rows <= high) | whole & (rows != np.round(rows))  # what is no number is neither
+    bad = (
+        ~(rows >= low - ROUNDING) | ~(rows <= high + ROUNDING) | whole & (rows != np.round(rows))
+    )  # what is no number is neither
     if not bad.any():
         return
     where = tuple(np.argwhere(bad)[0])

@@ -199,7 +199,7 @@ class ShardWriter:
                 raise ValueError(f"clip {key!r}: {name} hold a value that is not finite")
         if actions is not None and labeled is not None:
             try:
-                check_actions(self.meta.action_space, actions[labeled])
+                check_actions(self.meta.action_space, actions[labeled.astype(np.bool_)])
             except ValueError as error:
                 raise ValueError(f"clip {key!r}: {error}") from error
 

@@ -10,12 +10,11 @@ at a time give their samples mixed, so that no more shards have to be at hand (`
 with weights each has epochs of its own, and a pattern of slots says whose turn it is (`tokenizer.order`).
 """
 
-import math
 import signal
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from tokenizer.shard_format import CorruptSample
 from tokenizer.shards import Dataset
 
 Batch = EpisodeClip | LatentClip
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 100
 """Corrupt samples in a row after which the dataset counts as ruined."""
@@ -53,7 +53,8 @@ class StreamConfig:
     """Shards whose samples are mixed at a time; None mixes all."""
     joined: bool = False
     """Whether a window begins at any frame of a sample and, where that ends, goes on with the beginning of another,
-    whose first frame is marked `is_first`: so all frames are shown equally often, and ends at any place in a window.
+    whose first frame is marked `is_first`: so all frames are shown equally often, if those that fill up count, and
+    ends at any place in a window.
     Without it windows lie within a sample: few reach its end, and it is always their last frame."""
 
     def __post_init__(self) -> None:
@@ -264,18 +265,26 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         corrupt: dict[str, str] = {}
         for attempt in range(min(len(order), MAX_ATTEMPTS) + 1):
             try:
-                return self._read(order, epoch, place, sample), corrupt
+                return self._read(order, epoch, place, sample, corrupt), corrupt
             except CorruptSample as error:
                 corrupt[error.key] = str(error)
             sample = order.replacement(slot, attempt)
         raise ValueError(f"{len(corrupt)} samples in a row are corrupt, the first: {next(iter(corrupt.values()))}")
 
-    def _read(self, order: Order, epoch: int, place: int, sample: int) -> Batch:
+    def _read(self, order: Order, epoch: int, place: int, sample: int, corrupt: dict[str, str]) -> Batch:
+        """Notes samples that were to fill the window up and cannot be read; raises CorruptSample where its own cannot.
+
+        The window's own sample has its turn among those that fill it up, so that one is found.
+        """
         start = self._start(epoch, sample)
         clip = self._part(sample, start, self.length)
         while clip.num_frames < self.length:
             place += 1
-            other = self._part(order.sample(epoch, place % len(order)), 0, self.length - clip.num_frames)
+            try:
+                other = self._part(order.sample(epoch, place % len(order)), 0, self.length - clip.num_frames)
+            except CorruptSample as error:
+                corrupt[error.key] = str(error)
+                continue
             is_first = other.is_first.clone()
             is_first[0] = True
             clip = _in_time([clip, replace(other, is_first=is_first)])
@@ -338,20 +347,24 @@ def windows(dataset: Dataset, length: int, count: int, start: int = 0) -> Batch:
 
 
 def endings(dataset: Dataset, length: int, count: int, look_at: int) -> list[Batch]:
-    """Windows whose last frame ended the episode, up to `count` of them, of `look_at` samples spread over the dataset.
+    """Up to `count` single clips whose last frame ended the episode, of up to `length` frames each.
 
-    Raises CorruptSample where one cannot be read.
+    They are found among `look_at` samples and, like these, spread over the dataset. Corrupt ones are left out.
     """
-    lengths = [sample.length for sample in dataset.samples]
-    enough = [index for index, frames in enumerate(lengths) if frames >= length]
-    found: list[Batch] = []
-    for index in enough[:: math.ceil(len(enough) / look_at)] if enough else ():
-        clip = dataset.read_window(index, lengths[index] - length, length)
-        if not clip.continues[-1]:
-            found.append(clip)
-        if len(found) == count:
-            break
-    return found
+    ended: list[Batch] = []
+    for index in _spread(list(range(len(dataset))), look_at):
+        frames = dataset.samples[index].length
+        try:
+            if not dataset.read_window(index, frames - 1, 1).continues.item():
+                ended.append(dataset.read_window(index, max(0, frames - length), min(length, frames)))
+        except CorruptSample:
+            continue
+    return _spread(ended, count)
+
+
+def _spread(items: list[T], count: int) -> list[T]:
+    """Up to `count` of them, evenly spaced."""
+    return [items[place * len(items) // count] for place in range(count)] if len(items) > count else items
 
 
 GOLDEN = (5**0.5 - 1) / 2

@@ -1,7 +1,7 @@
 """Alarms: silent on an agent that learned its world, and each heard when the thing that it names is spoilt."""
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -77,11 +77,13 @@ def test_an_end_head_that_sees_no_end_is_told_and_one_that_sees_most_is_not(
 ) -> None:
     """Its mean over all frames tells nothing: ends are one in hundreds."""
     agent = deepcopy(learned)
+    single = [LatentClip(**{f.name: getattr(held_out, f.name)[i] for f in fields(held_out)}) for i in range(4)]
+    clips = [single[0].window(0, 3), *single[1:]]
     for bias, told in ((30.0, {"end_missed"}), (-1.0, set())):
         with torch.no_grad():
             agent.end.out_head.weight.zero_()
             agent.end.out_head.bias.fill_(bias)
-        assert heard({"end_missed": alarms.end_missed(agent, held_out, seeded())}) == told
+        assert heard({"end_missed": alarms.end_missed(agent, clips, seeded())}) == told
 
 
 def test_dreams_that_pay_more_than_the_game_ever_did_are_told(learned: Agent, held_out: LatentClip) -> None:

@@ -16,7 +16,6 @@ from launch.train_agent import LOOKED_AT, knows_actions, train_agent
 from launch.train_agent import PRESETS as CLONING
 from launch.train_imagination import PRESETS as IMAGINATION
 from launch.train_imagination import train_imagination
-from launch.training import Source
 from tests.launch.conftest import Call
 from tokenizer.shard_format import INDEX
 from tokenizer.shards import Dataset, _SampleFile
@@ -102,8 +101,9 @@ def test_actions_out_of_range_are_named_and_shown_to_no_training(
         assert call(command, *options) == 1
         assert "action part 'steering' is 1.5, allowed: -1 to 1" in " ".join(capfd.readouterr().err.split())
     spoilt = {min(spoilt)}
-    assert call("train_imagination", *dreams, *cloned[3:7]) == 0
-    assert f"skipped corrupt sample {min(spoilt)}" in capfd.readouterr().out
+    for command, options in (("train_agent", cloned), ("train_imagination", [*dreams, *cloned[3:7]])):
+        assert call(command, *options) == 0
+        assert f"skipped corrupt sample {min(spoilt)}" in capfd.readouterr().out
 
 
 def test_labels_for_a_part_of_the_data_are_enough(pipeline: Path, tmp_path: Path, call: Call) -> None:
@@ -120,8 +120,8 @@ def test_few_labeled_clips_among_video_are_found(pipeline: Path) -> None:
     ]
     mostly_video = dataset.only([*video * LOOKED_AT, dataset.samples[-1]])
     assert not any(sample.has_actions for sample in mostly_video.samples[:-1])
-    assert knows_actions(Source(mostly_video), 4)
-    assert not knows_actions(Source(dataset.only(video)), 4)
+    assert knows_actions(mostly_video, 4)
+    assert not knows_actions(dataset.only(video), 4)
 
 
 def test_held_out_episodes_and_tasks_that_do_not_fit_are_refused(

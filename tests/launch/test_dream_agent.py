@@ -53,6 +53,7 @@ def run(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_start_has_its_track_its_rewards_and_its_quality_frame_by_frame(run: Path) -> None:
     found = numbers(run)
     assert [row["track"] for row in found["starts"]] == list(CONFIG.tracks)
+    assert found["drives"].keys() == {"track", "cloned", "imagined"} and found["drives"]["track"] == CONFIG.track
     for row in found["starts"]:
         assert row["compared"] == CONFIG.horizon
         for name in ("dreamed_rewards", "real_rewards", "psnr", "actions"):

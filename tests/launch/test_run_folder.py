@@ -116,3 +116,17 @@ def test_a_place_of_a_lock_file_is_one_processes_until_that_is_gone(tmp_path: Pa
             other.kill()
     with held(tmp_path / "lock", 3, wait=True) as mine:
         assert mine
+
+
+@dataclass(frozen=True)
+class Younger(Fed):
+    width: int = 8
+    beside: Path = Path("beside")
+
+
+def test_a_field_that_is_younger_than_the_run_was_its_default_there(tmp_path: Path) -> None:
+    claim(Fed(tmp_path))
+    claim(Younger(tmp_path, beside=Path("other/../beside")))
+    claim(Fed(tmp_path))
+    with pytest.raises(ValueError, match="made with width=8, this command has width=16"):
+        claim(Younger(tmp_path, width=16))

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,18 +117,59 @@ def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
     assert study._missing(config, study._kept(config), 0) == study.PAIRED + study.OTHERS
 
 
-@pytest.mark.parametrize(("own", "expected"), [(50.0, 107.0), (300.0, 300.0)])
+def clocked(monkeypatch: pytest.MonkeyPatch, *, stage: float, own: float) -> None:
+    """Stages of so many seconds, whose trainings say of themselves that they took `own`."""
+    now = iter(range(100))
+    monkeypatch.setattr(study, "time", SimpleNamespace(perf_counter=lambda: stage * next(now)))
+    monkeypatch.setattr(study, "read_metrics", lambda _: [{"seconds": own}])
+
+
+@pytest.mark.parametrize(("own", "expected"), [(9.0, 14.0), (300.0, 300.0)])
 def test_a_stage_takes_what_the_wall_clock_says_and_no_less_than_its_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: float, expected: float
 ) -> None:
-    """It was stopped after 100 seconds; or most of it was trained by the stage's command alone."""
+    """It is stopped once; or most of it was trained by the stage's command alone. Another machine's seconds go."""
     config = replace(study.PRESETS["debug"], run=tmp_path)
     kept = {**study._kept(config), "seconds": {"seed_0/dynamics": 100.0}}
+    first = study._of_seed(config, 0, ("cloned",))[0]
+
+    def stopped(*_: Any) -> float:
+        (tmp_path / first.folders["run"]).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    clocked(monkeypatch, stage=7.0, own=own)
+    monkeypatch.setattr(study, "run_stage", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study._run(first, config, kept)
+    assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == {"seed_0/dynamics": 7.0}
     monkeypatch.setattr(study, "run_stage", lambda *_: 7.0)
-    monkeypatch.setattr(study, "read_metrics", lambda _: [{"seconds": own}])
-    study._run(study._of_seed(config, 0, ("cloned",))[0], config, kept)
-    assert kept["seconds"] == {"seed_0/dynamics": expected}
-    assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == kept["seconds"]
+    study._run(first, config, kept)
+    assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == {"seed_0/dynamics": expected}
+
+
+def test_seeds_of_the_others_are_chosen_before_the_first_of_them_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed whose scores alone were known, and that is trained anew, has a world model from then on."""
+    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", tracks=2)
+    begun = study._kept(config)
+    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
+
+    def train(stage: stages.Stage, folder: Path, preset: str) -> float:
+        place = folder / (stage.folders.get("run") or stage.folders["out"])
+        place.mkdir(parents=True, exist_ok=True)
+        if stage.command == "evaluate":
+            asked = [name for name in study.PAIRED + study.OTHERS if name in stage.options]
+            write_json(place / "results.json", dict.fromkeys((*asked, "random"), row(1, 2)))
+        return 1.0
+
+    clocked(monkeypatch, stage=1.0, own=1.0)
+    monkeypatch.setattr(study, "run_stage", train)
+    monkeypatch.setattr(study, "_dataset_rows", lambda _: {"num_samples": 2, "return_mean": 1.0, "return_best": 2.0})
+    study.study(config)
+    rows = json.loads((tmp_path / "numbers.json").read_text())["seeds"]
+    assert set(rows["0"]) == set(study.PAIRED) and set(rows["1"]) == {*study.PAIRED, *study.OTHERS}
+    assert study._missing(config, study._kept(config), 0) == ()
 
 
 def test_trainings_of_other_agents_beyond_the_first_seeds_count(tmp_path: Path) -> None:

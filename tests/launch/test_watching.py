@@ -64,7 +64,7 @@ def test_ends_are_looked_at_where_enough_held_out_episodes_have_one(
     pipeline: Path, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = load_agent(pipeline / "agent")
-    assert watch.endings is None and "end_missed" not in watch.measure(agent, 1.0), "no drive ended"
+    assert watch.endings == [] and "end_missed" not in watch.measure(agent, 1.0), "no drive ended"
     whole = Dataset.read_window
 
     def ended(dataset: Dataset, *place: int) -> Any:
@@ -74,8 +74,10 @@ def test_ends_are_looked_at_where_enough_held_out_episodes_have_one(
     monkeypatch.setattr(Dataset, "read_window", ended)
     monkeypatch.setattr(watching, "FEWEST_ENDINGS", 1)
     seeing = Watch(config(pipeline, tmp_path), score=lambda _: 0.0, relevant=relevant_clips)
-    assert seeing.endings is not None and seeing.endings.num_frames == seeing.config.length
+    assert [clip.num_frames for clip in seeing.endings] == [seeing.config.length] * seeing.config.held_out_clips
     assert 0 < seeing.measure(agent, 1.0)["end_missed"] < 1
+    seeing.begin(agent.world, tasks=("drive",), model=pipeline / "agent")
+    assert json.loads((tmp_path / "alarms.json").read_text())["looked_at"]["endings"] == len(seeing.endings)
 
 
 def test_a_world_model_with_noise_added_is_told_in_words(

@@ -509,7 +509,7 @@ def test_joined_windows_go_on_after_a_stop_and_leave_no_clip_out(dataset: Datase
 
 
 def test_endings_are_the_last_frames_of_episodes_that_ended(tmp_path: Path) -> None:
-    """Of eight clips every other one ended; one of these has too few frames."""
+    """Of eight clips every other one ended; one of these has three frames, and one is damaged."""
     with ShardWriter(tmp_path, 0, META) as shard:
         for index in range(8):
             length = 3 if index == 1 else 10
@@ -519,9 +519,26 @@ def test_endings_are_the_last_frames_of_episodes_that_ended(tmp_path: Path) -> N
             shard.write(f"clip-{index:02d}", frames=frames, rewards=rewards, continues=continues)
     finish_dataset(tmp_path, META)
     dataset = Dataset.open(tmp_path)
-    found = endings(dataset, 4, 10, look_at=8)
-    assert rows(EpisodeClip.stack(found)) == [(3, 6), (5, 6), (7, 6)]
-    assert not any(clip.continues[-1] for clip in found)
-    assert rows(EpisodeClip.stack(endings(dataset, 4, 2, look_at=8))) == [(3, 6), (5, 6)]
-    assert rows(EpisodeClip.stack(endings(dataset, 4, 10, look_at=3))) == [(7, 6)], "every third of those long enough"
-    assert endings(dataset, 11, 10, look_at=8) == []
+
+    def found(count: int, look_at: int) -> list[tuple[int, int]]:
+        clips = endings(dataset, 4, count, look_at)
+        assert not any(clip.continues[-1] for clip in clips)
+        return [rows(EpisodeClip.stack([clip]))[0] for clip in clips if isinstance(clip, EpisodeClip)]
+
+    assert found(10, look_at=8) == [(1, 0), (3, 6), (5, 6), (7, 6)]
+    assert found(2, look_at=8) == [(1, 0), (5, 6)], "spread"
+    assert found(10, look_at=4) == [], "0, 2, 4, 6"
+    damage(dataset, 3)
+    dataset = Dataset.open(tmp_path)
+    assert found(10, look_at=8) == [(1, 0), (5, 6), (7, 6)]
+
+
+def test_a_damaged_clip_that_was_to_fill_a_window_up_is_passed_over_and_named(dataset: Dataset) -> None:
+    """All clips are shorter than a window; each is still shown, and the damaged one is not."""
+    damage(dataset, 5)
+    stream = ClipStream(dataset, StreamConfig(length=25, batch_size=3, joined=True))
+    shown = set()
+    for batch in itertools.islice(stream, 24):
+        assert isinstance(batch, EpisodeClip) and batch.num_frames == 25
+        shown |= set(batch.frames[:, :, 0, 0, 0].flatten().tolist())
+    assert shown == set(range(12)) - {5} and stream.corrupt.keys() == {"clip-05"}
