@@ -69,6 +69,8 @@ def train_agent(config: TrainAgent) -> None:
         watch = Watch(config, score=lambda measures: -measures["policy_nll"], relevant=relevant)
 
     def build(source: Source) -> nn.Module:
+        if config.past_ends:
+            _check_length(source.dataset, config.length)
         world = load_world(config.dynamics).requires_grad_(True)
         check_fits(world.config, source.meta, model=config.dynamics, other=config.encoder)
         if not knows_actions(source.dataset, config.length):
@@ -81,6 +83,16 @@ def train_agent(config: TrainAgent) -> None:
         return Agent(replace(config.model, dynamics=world.config, tasks=source.meta.tasks), world)
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
+
+
+def _check_length(dataset: Dataset, length: int) -> None:
+    """As of windows that lie within clips: others would take any length, and be filled up beyond all that there is."""
+    longest = max(sample.length for sample in dataset.samples)
+    if length > longest:
+        raise ValueError(
+            f"no sample of {dataset.name} has {length} frames: the longest of {len(dataset)} has {longest}; "
+            "choose a shorter length"
+        )
 
 
 def knows_actions(dataset: Dataset, length: int) -> bool:
