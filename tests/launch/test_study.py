@@ -79,10 +79,16 @@ def test_a_study_that_is_stopped_goes_on_and_trains_no_seed_twice(
     assert call("study", "debug", "--run", run) == 1
 
 
+def known_by_scores(folder: Path, **changed: Any) -> study.Study:
+    """A study whose first seed was trained elsewhere: there are scores of its clone, and nothing else."""
+    config = replace(study.PRESETS["debug"], run=folder / "here", json=folder / "numbers.json", **changed)
+    write_json(folder / "numbers.json", {**study._kept(config), "seeds": {"0": {"cloned": row(1, 3)}}})
+    return config
+
+
 def test_a_study_goes_on_elsewhere_from_its_numbers_alone(tmp_path: Path) -> None:
-    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", agents=study.PAIRED)
+    config = known_by_scores(tmp_path, agents=study.PAIRED)
     begun = study._kept(config)
-    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
     assert study._missing(config, study._kept(config), 0) == study.PAIRED, "of another world model, all of it"
     own = {**begun, "seeds": {"0": {"cloned": row(5, 7)}, "1": {"cloned": row(2, 2)}}}
     write_json(tmp_path / "here" / study.NUMBERS, own)
@@ -99,9 +105,7 @@ def test_rows_of_a_world_model_that_is_gone_pair_with_none_of_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is stopped while it trains the world model anew."""
-    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", seeds=1)
-    begun = study._kept(config)
-    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
+    config = known_by_scores(tmp_path, seeds=1)
 
     def stop(stage: stages.Stage, folder: Path, preset: str) -> float:
         if stage.name == "seed_0/dynamics":
@@ -151,9 +155,7 @@ def test_seeds_of_the_others_are_chosen_before_the_first_of_them_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A seed whose scores alone were known, and that is trained anew, has a world model from then on."""
-    config = replace(study.PRESETS["debug"], run=tmp_path / "here", json=tmp_path / "numbers.json", tracks=2)
-    begun = study._kept(config)
-    write_json(tmp_path / "numbers.json", {**begun, "seeds": {"0": {"cloned": row(1, 3)}}})
+    config = known_by_scores(tmp_path, tracks=2)
 
     def train(stage: stages.Stage, folder: Path, preset: str) -> float:
         place = folder / (stage.folders.get("run") or stage.folders["out"])
