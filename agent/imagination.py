@@ -106,8 +106,10 @@ class Imagination(nn.Module):
             dream = self._dreamt
             _, returns = self.returns(dream.features, dream.reward, dream.goes_on)
             value_loss = self._value_losses(dream, returns, batch)
-            still = sum(0 * p.sum() for p in self.policy.parameters())  # DDP waits for a gradient of each
-            return self.value_rms(value_loss) + still, {"value_loss": value_loss.detach()}
+            return self.value_rms(value_loss) + self._still(), {"value_loss": value_loss.detach()}
+        if self.training and begins_step(generator):
+            self.steps_seen += 1
+        learns = int(self.steps_seen) > c.value_warmup
         dream = self.dream(batch, generator, differentiable=c.actor == "dynamics" and torch.is_grad_enabled())
         self._dreamt = dream.detached()
         counts = dream.counts
@@ -121,9 +123,6 @@ class Imagination(nn.Module):
             policy_loss = pmpo_loss(log_prob, told, kl, counts, signs, alpha=c.alpha, beta=c.beta)
         else:
             policy_loss = self.return_rms(-mean_where(returns, counts)) + c.beta * mean_where(kl, counts)
-        if self.training and begins_step(generator):
-            self.steps_seen += 1
-        learns = (self.steps_seen > c.value_warmup).float()
         metrics = {
             "loss": (policy_loss + value_loss).detach(),
             "dream_return": returns[:, 0].mean().detach(),
@@ -136,7 +135,11 @@ class Imagination(nn.Module):
             "positive_share": mean_where((advantage >= 0).float(), counts),
             "ended_share": 1 - counts[:, -1].float().mean(),
         }
-        return learns * policy_loss + self.value_rms(value_loss), metrics
+        return self.value_rms(value_loss) + (policy_loss if learns else self._still()), metrics
+
+    def _still(self) -> Tensor:
+        """Nothing, for a policy that does not learn now: DDP waits for a gradient of each parameter."""
+        return torch.stack([0 * p.sum() for p in self.policy.parameters()]).sum()
 
     def learns_once(self) -> Iterator[nn.Parameter]:
         """What a step updates once, however often it learns from its batch."""

@@ -7,21 +7,24 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent, AgentConfig
+from agent.dreaming import Dream
 from agent.heads import HeadConfig, PolicyHead, quantile
 from agent.imagination import Imagination, ImaginationConfig
 from agent.pmpo import lambda_return
 from dynamics.actions import ActionSpace
 from tests.builders import DYNAMICS, latent_clip, randomised, seeded
+from tokenizer.draws import Draws
+from tokenizer.records import LatentClip
 
 STEERED = ActionSpace(continuous=("steer", "gas"))
 HEADS = HeadConfig(hidden=8, distances=1, action_bins=5, value_bins=15)
 
 
-def make(beta: float = 0.0) -> Imagination:
+def make(beta: float = 0.0, value_warmup: int = 0) -> Imagination:
     dynamics = replace(DYNAMICS, actions=STEERED)
     agent = randomised(Agent(AgentConfig(dynamics=dynamics, heads=HEADS)))
     config = ImaginationConfig(
-        actor="dynamics", horizon=2, num_steps=1, value_warmup=0, beta=beta, discount=0.9, decay=0.8
+        actor="dynamics", horizon=2, num_steps=1, value_warmup=value_warmup, beta=beta, discount=0.9, decay=0.8
     )
     model = Imagination(config, agent)
     with torch.no_grad():
@@ -110,3 +113,22 @@ def test_the_policy_climbs_the_return_and_nothing_else_of_the_agent_moves() -> N
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert all(name.startswith(("agent.policy.", "value.", "slow_value.")) for name in changed)
     assert any(name.startswith("agent.policy.") for name in changed)
+
+
+def test_while_the_value_warms_up_nothing_is_traced_back_through_the_dynamics(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, traced = make(value_warmup=1), list[Tensor]()
+    dream = model.dream
+
+    def noted(context: LatentClip, generator: Draws, *, differentiable: bool = False) -> Dream:
+        found = dream(context, generator, differentiable=differentiable)
+        found.reward.register_hook(traced.append)
+        return found
+
+    monkeypatch.setattr(model, "dream", noted)
+    for step in range(2):
+        model.zero_grad()
+        model(latent_clip(3, 3, space=STEERED), seeded(step))[0].backward()
+        grads = [parameter.grad for parameter in model.policy.parameters()]
+        assert all(grad is not None for grad in grads)
+        assert any(grad is not None and grad.any() for grad in grads) == (step == 1)
+        assert bool(traced) == (step == 1)
