@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -43,10 +44,18 @@ ROUNDING = 1e-5
 
 def action_bounds(space: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Lowest and highest value of each entry of a row, of an `ActionSpace` as JSON."""
-    continuous, binary = len(space["continuous"]), len(space["binary"])
-    low = [-1.0] * continuous + [0.0] * (len(space["categorical"]) + binary)
-    high = [1.0] * continuous + [float(classes - 1) for _, classes in space["categorical"]] + [1.0] * binary
-    return np.array(low, dtype=np.float32), np.array(high, dtype=np.float32)
+    return _bounds(len(space["continuous"]), tuple(classes for _, classes in space["categorical"]), len(space["binary"]))
+
+
+@cache
+def _bounds(
+    continuous: int, categorical: tuple[int, ...], binary: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    low = np.array([-1.0] * continuous + [0.0] * (len(categorical) + binary), dtype=np.float32)
+    high = np.array([1.0] * continuous + [classes - 1 for classes in categorical] + [1] * binary, dtype=np.float32)
+    for bounds in (low, high):
+        bounds.flags.writeable = False  # they are the same two for all who ask
+    return low, high
 
 
 def check_actions(space: Mapping[str, Any], rows: NDArray[Any]) -> None:
