@@ -98,16 +98,19 @@ def study(config: Study) -> None:
 def _run(stage: Stage, config: Study, kept: dict[str, Any]) -> None:
     print(f"\n{stage.name}: python -m launch.{stage.command} {stage.preset.format(config.preset)}", flush=True)
     seconds, began = kept["seconds"], time.perf_counter()
-    if not (config.run / (stage.folders.get("run") or stage.folders["out"])).exists():
+    begins = not (config.run / (stage.folders.get("run") or stage.folders["out"])).exists()
+    if begins:
         seconds.pop(stage.name, None)  # of another machine, or of a world model that is gone
     try:
         run_stage(stage, config.run, config.preset)
     finally:
-        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - began
+        if begins or stage.name in seconds:  # what was done before, and nobody timed, takes nobody knows how long
+            seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - began
         write_json(config.run / NUMBERS, kept)
     if stage.command.startswith("train_"):  # whose own clock knows of steps that were made before, and of nothing else
-        seconds[stage.name] = max(seconds[stage.name], read_metrics(config.run / stage.folders["run"])[-1]["seconds"])
-    write_json(config.run / NUMBERS, kept)
+        own = read_metrics(config.run / stage.folders["run"])[-1]["seconds"]
+        seconds[stage.name] = max(seconds.get(stage.name, 0.0), own)
+        write_json(config.run / NUMBERS, kept)
 
 
 def _shared(config: Study) -> list[Stage]:

@@ -24,6 +24,10 @@ TITLES = {
     "dreamer_v1": "Dreamer V1-style actor",
     "imagined": "Dreamer 4",
     "vmc": "World Models (V-M-C), which plays the game to learn",
+    "vmc_v_only": "World Models without M",
+    "vmc_hidden": "World Models without M, C with a hidden layer",
+    "vmc_dream": "World Models, C evolved in M's dreams",
+    "vmc_cold_dream": "World Models, C evolved in M's dreams at a lower temperature",
 }
 BASELINE = "cloned"
 

@@ -151,6 +151,15 @@ def test_a_stage_takes_what_the_wall_clock_says_and_no_less_than_its_training(
     assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == {"seed_0/dynamics": expected}
 
 
+def test_what_was_made_before_and_not_timed_has_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(study.PRESETS["debug"], run=tmp_path)
+    kept, collect = study._kept(config), study._shared(config)[0]
+    (tmp_path / collect.folders["out"]).mkdir()
+    monkeypatch.setattr(study, "run_stage", lambda *_: 1.0)
+    study._run(collect, config, kept)
+    assert json.loads((tmp_path / study.NUMBERS).read_text())["seconds"] == {}
+
+
 def test_seeds_of_the_others_are_chosen_before_the_first_of_them_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
