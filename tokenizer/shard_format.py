@@ -44,7 +44,8 @@ ROUNDING = 1e-5
 
 def action_bounds(space: Mapping[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Lowest and highest value of each entry of a row, of an `ActionSpace` as JSON."""
-    return _bounds(len(space["continuous"]), tuple(classes for _, classes in space["categorical"]), len(space["binary"]))
+    classes = tuple(count for _, count in space["categorical"])
+    return _bounds(len(space["continuous"]), classes, len(space["binary"]))
 
 
 @cache
