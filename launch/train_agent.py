@@ -26,7 +26,7 @@ from launch.training import Source, run_training
 from launch.watching import CLIPS_OF_MANY_TASKS, TrainAndWatch, Watch
 from tokenizer.shard_format import CorruptSample
 from tokenizer.shards import Dataset
-from tokenizer.stream import window_places
+from tokenizer.stream import too_short, window_places
 
 LOOKED_AT = 64
 """Clips whose actions are looked for before a training."""
@@ -69,8 +69,8 @@ def train_agent(config: TrainAgent) -> None:
         watch = Watch(config, score=lambda measures: -measures["policy_nll"], relevant=relevant)
 
     def build(source: Source) -> nn.Module:
-        if config.past_ends:
-            _check_length(source.dataset, config.length)
+        if config.past_ends and all(sample.length < config.length for sample in source.dataset.samples):
+            raise too_short(source.dataset, config.length)  # a stream past ends would fill any length up
         world = load_world(config.dynamics).requires_grad_(True)
         check_fits(world.config, source.meta, model=config.dynamics, other=config.encoder)
         if not knows_actions(source.dataset, config.length):
@@ -83,16 +83,6 @@ def train_agent(config: TrainAgent) -> None:
         return Agent(replace(config.model, dynamics=world.config, tasks=source.meta.tasks), world)
 
     run_training(config, build, kind="latents", tokenizer=config.tokenizer, relevant=relevant, evaluate=watch)
-
-
-def _check_length(dataset: Dataset, length: int) -> None:
-    """As of windows that lie within clips: others would take any length, and be filled up beyond all that there is."""
-    longest = max(sample.length for sample in dataset.samples)
-    if length > longest:
-        raise ValueError(
-            f"no sample of {dataset.name} has {length} frames: the longest of {len(dataset)} has {longest}; "
-            "choose a shorter length"
-        )
 
 
 def knows_actions(dataset: Dataset, length: int) -> bool:

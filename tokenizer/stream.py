@@ -235,6 +235,15 @@ def _corrupt(parts: Mapping[str, ClipStream | PairedStream]) -> dict[str, str]:
     return {key: reason for part in parts.values() for key, reason in part.corrupt.items()}
 
 
+def too_short(dataset: Dataset, length: int) -> ValueError:
+    """What to raise where no sample has so many frames."""
+    longest = max((sample.length for sample in dataset.samples), default=0)
+    return ValueError(
+        f"no sample of {dataset.name} has {length} frames: the longest of {len(dataset.samples)} has {longest}; "
+        "choose a shorter length"
+    )
+
+
 class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
     """Slot number -> (window, samples found corrupt on the way to it); what a worker process holds."""
 
@@ -245,10 +254,7 @@ class _Slots(MapDataset[tuple[Batch, dict[str, str]]]):
         needed = 1 if config.joined else config.length
         eligible = [index for index, length in enumerate(lengths) if length >= needed]
         if not eligible:
-            raise ValueError(
-                f"no sample of {dataset.name} has {config.length} frames: the longest of {len(lengths)} has "
-                f"{max(lengths, default=0)}; choose a shorter length"
-            )
+            raise too_short(dataset, config.length)
         self.num_samples = len(eligible)
         parts: dict[int, list[int]] = {}
         for index in eligible:
